@@ -1,0 +1,109 @@
+"""What every script shares: a CONFIG dict that is also the command line, exit codes, and where paths start."""
+
+import argparse
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+from .errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+PATH_SUFFIXES = ("_path", "_dir", "_csv", "_vectors", "_counts", "_file", "_npz")
+
+
+def run_script(module: str, argv: list[str] | None, work: Callable, types: dict | None = None, choices=None) -> int:
+    """Parse `argv` over the CONFIG of the script named `module`, print the settings, call `work(config)`.
+
+    Returns the exit code: 0 done, 1 for an InputError or a file that cannot be read or written (one line on stderr),
+    130 interrupted.  `types` names the type of settings whose default is None (str otherwise), `choices` the values
+    allowed for a setting.
+    """
+    script = sys.modules[module]
+    config = parse_config(script.CONFIG, argv, script.__doc__, script.__file__, types, choices)
+    print(f"{Path(script.__file__).name}:")
+    for key, value in vars(config).items():
+        print(f"  {key} = {value}")
+    sys.stdout.flush()
+    try:
+        work(config)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse_config(defaults: dict, argv, doc: str, source: str, types=None, choices=None) -> SimpleNamespace:
+    """CONFIG with the flags of `argv` over it.  A flag's help is the trailing comment of its key in the source file."""
+    types, choices, comments = types or {}, choices or {}, setting_comments(source)
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for key, default in defaults.items():
+        flag, text = "--" + key.replace("_", "-"), f"{comments.get(key, '')} (default: {default})".replace("%", "%%")
+        if isinstance(default, bool):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text.strip())
+            continue
+        many = isinstance(default, list)
+        sample = default[0] if many and default else default
+        parser.add_argument(
+            flag,
+            type=types.get(key, str if sample is None else type(sample)),
+            nargs="+" if many else None,
+            default=argparse.SUPPRESS,
+            choices=choices.get(key),
+            metavar=None if key in choices else key.rsplit("_", 1)[-1].upper(),
+            help=text.strip(),
+        )
+    given = vars(parser.parse_args(argv))
+    # A relative path in CONFIG starts at this project, one on the command line where the user stands.
+    return SimpleNamespace(**{key: given.get(key, from_root(key, value)) for key, value in defaults.items()})
+
+
+def from_root(key: str, value):
+    """A default path made absolute, so that the scripts work from any folder; other values as they are."""
+    if isinstance(value, list):
+        return [from_root(key, each) for each in value]
+    if not isinstance(value, str) or not value or not key.endswith(PATH_SUFFIXES):
+        return value
+    if key == "bert_path" and not (ROOT / value).exists():
+        return value  # a name on the Hugging Face hub
+    return str(ROOT / value)
+
+
+def setting_comments(source: str) -> dict[str, str]:
+    """The trailing comment of each `"key": value,  # comment` line of a script, continuation lines joined."""
+    comments, key = {}, None
+    for line in Path(source).read_text(encoding="utf-8").splitlines():
+        if match := re.match(r'\s+"(\w+)":\s.*?\s\s?#\s(.+)$', line):
+            key = match[1]
+            comments.setdefault(key, match[2])
+        elif key and (match := re.match(r"\s+#\s(.+)$", line)):
+            comments[key] += " " + match[1]
+        else:
+            key = None
+        if line.startswith("}"):
+            break  # the end of CONFIG
+    return comments
+
+
+def progress(iterable=None, **options):
+    """A tqdm progress bar on stderr, off when that is no terminal."""
+    from tqdm import tqdm
+
+    return tqdm(iterable, disable=None, dynamic_ncols=True, **options)
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' own notices out of the scripts' output; errors still show."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
