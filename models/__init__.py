@@ -1,0 +1,25 @@
+"""Two-stage image selection: a recall model, a ranking model, and what both need.
+
+from models import load_align
+model, preprocess, tokenize = load_align("align_model.pth", "bert-base-chinese")
+"""
+
+from importlib import import_module
+
+# Imported on first use: torch and transformers take seconds, and neither `--help` nor a download needs them.
+PUBLIC = {
+    "AlignConfig": "align",
+    "AlignModel": "align",
+    "InputError": "errors",
+    "TwoTower": "loading",
+    "encode_images": "encode",
+    "encode_texts": "encode",
+    "load_align": "loading",
+}
+__all__ = sorted(PUBLIC)
+
+
+def __getattr__(name: str):
+    if name not in PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{PUBLIC[name]}", __name__), name)

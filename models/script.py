@@ -15,15 +15,19 @@ ROOT = Path(__file__).resolve().parent.parent
 PATH_SUFFIXES = ("_path", "_dir", "_csv", "_vectors", "_counts", "_file", "_npz")
 
 
-def run_script(module: str, argv: list[str] | None, work: Callable, types: dict | None = None, choices=None) -> int:
+def run_script(
+    module: str, argv: list[str] | None, work: Callable, types: dict | None = None, choices=None, resolve=None
+) -> int:
     """Parse `argv` over the CONFIG of the script named `module`, print the settings, call `work(config)`.
 
     Returns the exit code: 0 done, 1 for an InputError or a file that cannot be read or written (one line on stderr),
     130 interrupted.  `types` names the type of settings whose default is None (str otherwise), `choices` the values
-    allowed for a setting.
+    allowed for a setting, and `resolve(config)` fills in defaults that depend on other settings.
     """
     script = sys.modules[module]
     config = parse_config(script.CONFIG, argv, script.__doc__, script.__file__, types, choices)
+    if resolve:
+        resolve(config)
     print(f"{Path(script.__file__).name}:")
     for key, value in vars(config).items():
         print(f"  {key} = {value}")
@@ -93,6 +97,22 @@ def setting_comments(source: str) -> dict[str, str]:
         if line.startswith("}"):
             break  # the end of CONFIG
     return comments
+
+
+def from_here(path: str | Path) -> str:
+    """How a path is written into results: relative to this project if inside, so that the result can move with it."""
+    path = Path(path)
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def listing(title: str, items: list[str], most: int = 20) -> None:
+    """Print how many items were left out and which; nothing where there are none."""
+    if items:
+        print(f"{title}: {len(items)}")
+        for item in items[:most]:
+            print(f"  {item}")
+        if len(items) > most:
+            print(f"  … and {len(items) - most} more")
 
 
 def progress(iterable=None, **options):

@@ -1,0 +1,80 @@
+"""From a weight file to a model that is ready to encode."""
+
+import os
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .align import AlignConfig, AlignModel
+from .checkpoint import config_from, load_checkpoint, load_weights
+from .errors import InputError
+from .preprocess import Preprocess
+from .text import Tokenize
+
+# In the released file, and no part of inference: a buffer of an older transformers, and the knowledge graph's layers.
+KNOWN_KEYS = ("text_model.embeddings.position_ids", "relations_emb.", "linear_relation.")
+
+
+class TwoTower(NamedTuple):
+    """A model in eval mode with its preprocessing.
+
+    `model.encode_image(preprocess(image)[None])` and `model.encode_text(**tokenize(texts))` are their vectors.
+    """
+
+    model: nn.Module
+    preprocess: Callable[..., Tensor]  # PIL image -> (3, H, W)
+    tokenize: Callable[[list[str]], dict[str, Tensor]]  # texts -> keyword arguments of encode_text
+
+
+def load_align(model_path: str | Path, bert_path: str = "bert-base-chinese", device: str = "auto") -> TwoTower:
+    """The recall model of a released (or self-trained) checkpoint.  InputError if a file does not fit."""
+    device = resolve_device(device)
+    state, config, _ = load_checkpoint(model_path)
+    if any(key.startswith("align_model.") for key in state):
+        raise InputError(f"{model_path}: this is a ranking checkpoint; the recall model is wanted (align_model.pth)")
+    config = config_from(AlignConfig, config, model_path)
+    with without_initialisation():
+        model = AlignModel(config)
+    load_weights(model, state, model_path, known=KNOWN_KEYS)
+    return TwoTower(model.eval().to(device), Preprocess(config.image_size), load_tokenize(bert_path, config))
+
+
+def load_tokenize(bert_path: str, config: AlignConfig) -> Tokenize:
+    """The tokeniser, checked against the model: every id must have an embedding."""
+    tokenize = Tokenize(bert_path)
+    if len(tokenize.tokenizer) > config.vocab_size:
+        raise InputError(
+            f"{bert_path}: {len(tokenize.tokenizer)} tokens, but the model knows {config.vocab_size}; "
+            "set bert_path to the vocabulary it was trained with"
+        )
+    return tokenize
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto`: the GPU if there is one.  InputError for a device that is not here."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name}: not available here; use auto, cpu or cuda") from error
+    return device
+
+
+@contextmanager
+def without_initialisation():
+    """Build a module without drawing random weights that a checkpoint overwrites at once."""
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights():
+        yield
+
+
+def num_cores() -> int:
+    """The cores this process may use, which a container or `taskset` can limit."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
