@@ -95,9 +95,15 @@ def copy_body(response: requests.Response, file, limits: Limits) -> None:
 def explain(error: BaseException) -> DownloadError:
     """An exception of requests or urllib3 as a DownloadError."""
     chain = [error]
-    while cause := chain[-1].__cause__ or (not chain[-1].__suppress_context__ and chain[-1].__context__):
+    while cause := cause_of(chain[-1]):
         chain.append(cause)
     for reason, kinds in REASONS:
         if any(isinstance(each, kinds) for each in chain):
             return DownloadError(reason, "" if reason == "timed out" else str(chain[-1]))
     return DownloadError("connection failed", str(chain[-1]))
+
+
+def cause_of(error: BaseException) -> BaseException | None:
+    context = None if error.__suppress_context__ else error.__context__
+    wrapped = next((each for each in error.args if isinstance(each, BaseException)), None)
+    return error.__cause__ or context or wrapped
