@@ -79,7 +79,7 @@ class Downloader:
         finally:
             LIMITS.reset(token)
 
-    def get(self, url: str, **headers: str) -> requests.Response:
+    def get(self, url: str, headers: dict[str, str] | None = None) -> requests.Response:
         """The answer to a GET, redirects followed, its body still to be read."""
         connect_timeout = min(self.connect_timeout, LIMITS.get().time_left())
         return self.session.get(url, headers=headers, stream=True, timeout=(connect_timeout, self.read_timeout))

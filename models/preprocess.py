@@ -32,10 +32,10 @@ def resize_linear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """(H, W, C) uint8 -> (height, width, C) uint8, equal to cv2.resize(…, interpolation=cv2.INTER_LINEAR).
 
     OpenCV's fixed-point arithmetic: 11-bit weights, no antialiasing.  Only the two source rows and columns around each
-    target pixel are read.  At the ends, OpenCV drops the fraction in x but only clips the indices in y.
+    target pixel are read.
     """
-    left, right, weights_x = taps(image.shape[1], width, drop_fraction=True)
-    top, bottom, weights_y = taps(image.shape[0], height, drop_fraction=False)
+    left, right, weights_x = taps(image.shape[1], width)
+    top, bottom, weights_y = taps(image.shape[0], height)
 
     rows = image.take(np.concatenate((top, bottom)), axis=0)  # (2·height, W, C)
     w0, w1 = (weight[:, None] for weight in weights_x)  # (width, 1)
@@ -47,12 +47,14 @@ def resize_linear(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=256)
-def taps(source: int, target: int, drop_fraction: bool) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """For each target index the two source indices around it and their int32 weights, which sum to 2048."""
+def taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """For each target index the two source indices around it and their int32 weights, which sum to 2048.
+
+    At the ends both are the same pixel, so the fraction no longer matters in x; in y, where OpenCV truncates each
+    product before it adds them, it does, and OpenCV keeps it.
+    """
     coordinate = ((np.arange(target) + 0.5) * (source / target) - 0.5).astype(np.float32)
     first = np.floor(coordinate).astype(np.int64)
     fraction = coordinate - first.astype(np.float32)
-    if drop_fraction:
-        fraction[(first < 0) | (first >= source - 1)] = 0
     weights = tuple(np.rint(weight * np.float32(2048)).astype(np.int32) for weight in (1 - fraction, fraction))
     return first.clip(0, source - 1), (first + 1).clip(0, source - 1), weights
