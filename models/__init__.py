@@ -11,10 +11,13 @@ PUBLIC = {
     "AlignConfig": "align",
     "AlignModel": "align",
     "InputError": "errors",
+    "RankingConfig": "ranking",
+    "RankingModel": "ranking",
     "TwoTower": "loading",
     "encode_images": "encode",
     "encode_texts": "encode",
     "load_align": "loading",
+    "load_ranking": "loading",
 }
 __all__ = sorted(PUBLIC)
 

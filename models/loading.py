@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from .align import AlignConfig, AlignModel
-from .checkpoint import config_from, load_checkpoint, load_weights
+from .checkpoint import RANKING_URL, config_from, load_checkpoint, load_weights
 from .errors import InputError
 from .preprocess import Preprocess
+from .ranking import RankingConfig, RankingModel
 from .text import Tokenize
 
 # In the released file, and no part of inference: a buffer of an older transformers, and the knowledge graph's layers.
@@ -41,6 +42,30 @@ def load_align(model_path: str | Path, bert_path: str = "bert-base-chinese", dev
         model = AlignModel(config)
     load_weights(model, state, model_path, known=KNOWN_KEYS)
     return TwoTower(model.eval().to(device), Preprocess(config.image_size), load_tokenize(bert_path, config))
+
+
+class Ranker(NamedTuple):
+    """A ranking model in eval mode, and the recall model inside it with its preprocessing."""
+
+    model: RankingModel
+    towers: TwoTower
+
+
+def load_ranking(model_path: str | Path, bert_path: str = "bert-base-chinese", device: str = "auto") -> Ranker:
+    """The ranking model of a released (or self-trained) checkpoint.  InputError if a file does not fit."""
+    device = resolve_device(device)
+    state, config, _ = load_checkpoint(model_path, RANKING_URL)
+    if "image_hidden_layer.weight" in state:
+        raise InputError(
+            f"{model_path}: this is a recall checkpoint; the ranking model is wanted (the .ckpt of {RANKING_URL})"
+        )
+    config = config_from(RankingConfig, config, model_path)
+    with without_initialisation():
+        model = RankingModel(config)
+    load_weights(model, state, model_path, known=tuple(f"align_model.{key}" for key in KNOWN_KEYS))
+    model = model.eval().to(device)
+    towers = TwoTower(model.align_model, Preprocess(config.image_size), load_tokenize(bert_path, config))
+    return Ranker(model, towers)
 
 
 def load_tokenize(bert_path: str, config: AlignConfig) -> Tokenize:
