@@ -24,13 +24,15 @@ from models.script import run_script
 
 
 def pictures(count: int, size: int = 224, seed: int = 0) -> Tensor:
-    """(count, 3, size, size) smooth random pictures, normalised as photographs are."""
+    """(count, 3, size, size) random pictures, normalised as photographs are, each with its own colours and grain."""
     generator = torch.Generator().manual_seed(seed)
-    total = torch.zeros(count, 3, size, size)
-    for cells in (3, 8, 24, 80, size):
-        noise = torch.randn(count, 3, cells, cells, generator=generator) / cells**0.4
-        total += nn.functional.interpolate(noise, size=(size, size), mode="bilinear")
-    return total / total.std()
+    total = torch.randn(count, 3, 1, 1, generator=generator).repeat(1, 1, size, size)
+    for cells in (2, 5, 16, 60, size):
+        noise = torch.randn(count, 3, cells, cells, generator=generator)
+        strength = torch.randn(count, 3, 1, 1, generator=generator).exp() / cells**0.5
+        mode = "nearest" if cells == 5 else "bilinear"  # some edges
+        total += strength * nn.functional.interpolate(noise, size=(size, size), mode=mode)
+    return (total / total.std()).clamp(-2, 2.5)
 
 
 @torch.no_grad()
@@ -60,10 +62,15 @@ def enliven(model: nn.Module, calibrate, seed: int = 0) -> None:
     model.eval()
 
 
+@torch.no_grad()
 def live_align(seed: int = 0, **text) -> ReleasedAlign:
-    """The oracle's recall network with live weights."""
+    """The oracle's recall network with live weights, whose image and text vectors point in all directions."""
     model = ReleasedAlign(**text)
-    enliven(model, lambda module: module.image_model(pictures(16, seed=seed)), seed)
+    images = pictures(16, seed=seed)
+    enliven(model, lambda module: module.image_model(images), seed)
+    tokens = torch.randint(model.text_model.config.vocab_size, (64, 8), generator=torch.Generator().manual_seed(seed))
+    model.image_hidden_layer.bias -= model.image_hidden_layer(model.image_model(images)).mean(0)
+    model.text_hidden_layer.bias -= model.text_hidden_layer(model.text_model(tokens)[0][:, 0]).mean(0)
     return model
 
 
