@@ -11,6 +11,7 @@ PUBLIC = {
     "AlignConfig": "align",
     "AlignModel": "align",
     "InputError": "errors",
+    "PoiKnowledge": "poi",
     "RankingConfig": "ranking",
     "RankingModel": "ranking",
     "TwoTower": "loading",
