@@ -8,9 +8,12 @@ and the images `{poi_id}_{rank_number}.jpg|png` that download_images.py fetched.
 """
 
 CONFIG = {
-    "model": "align",  # the recall model
-    "model_path": "align_model.pth",  # its weights
-    "bert_path": "bert-base-chinese",  # a folder with BERT's vocabulary, else a name on the Hugging Face hub
+    "model": "align",  # align: the recall model; taiyi or chinese_clip: baselines to compare it with
+    "model_path": "align_model.pth",  # its weights; of a baseline a folder in the hub's layout or a hub name, which is
+    # IDEA-CCNL/Taiyi-CLIP-Roberta-102M-Chinese or OFA-Sys/chinese-clip-vit-base-patch16 where this is left as it is
+    "taiyi_weights": None,  # taiyi: a pytorch_model.bin to use instead of the folder's own, such as the authors'
+    "clip_path": "openai/clip-vit-base-patch32",  # taiyi: its image tower, a folder in the hub's layout or a hub name
+    "bert_path": "bert-base-chinese",  # align: a folder with BERT's vocabulary, else a name on the Hugging Face hub
     "image_dir": "temp_recall_biztype0_fc5_imagern_500",  # images named {poi_id}_{rank_number}.jpg or .png
     "dataset_csv": "data/temp_recall_biztype0_fc5_imagern_500.csv",  # the POIs
     "output_csv": "data/align_recall@k_with_MKG_20221021_poi_500.csv",  # the scores
@@ -25,7 +28,12 @@ import sys
 
 from models.errors import InputError
 from models.images import poi_of_image
-from models.script import from_here, listing, progress, run_script
+from models.script import from_here, from_root, listing, progress, run_script
+
+HUB_NAMES = {  # of the baselines as they were published
+    "taiyi": "IDEA-CCNL/Taiyi-CLIP-Roberta-102M-Chinese",
+    "chinese_clip": "OFA-Sys/chinese-clip-vit-base-patch16",
+}
 
 
 def main(argv=None) -> int:
@@ -34,15 +42,33 @@ def main(argv=None) -> int:
         argv,
         score_images,
         types={"batch_size": int, "num_workers": int, "top_k": int},
-        choices={"model": ["align"], "precision": ["fp32", "bf16", "fp16"]},
+        choices={"model": ["align", *HUB_NAMES], "precision": ["fp32", "bf16", "fp16"]},
+        resolve=choose_baseline,
     )
+
+
+def choose_baseline(config) -> None:
+    """A baseline whose model_path is left at the recall model's weight file is the published one on the hub."""
+    left = config.model_path == from_root("model_path", CONFIG["model_path"]) and config.model_path.endswith(".pth")
+    if left and config.model in HUB_NAMES:
+        config.model_path = HUB_NAMES[config.model]
+
+
+def load_towers(config):
+    from models.baselines import load_chinese_clip, load_taiyi
+    from models.loading import load_align
+
+    if config.model == "taiyi":
+        return load_taiyi(config.model_path, config.taiyi_weights, config.clip_path, config.device)
+    if config.model == "chinese_clip":
+        return load_chinese_clip(config.model_path, config.device)
+    return load_align(config.model_path, config.bert_path, config.device)
 
 
 def score_images(config) -> None:
     from models.encode import encode_images, encode_texts
     from models.files import check_output
     from models.images import list_images
-    from models.loading import load_align
     from models.recall_scores import write_recall_scores
     from models.tables import poi_names, read_recall_table
 
@@ -53,7 +79,7 @@ def score_images(config) -> None:
     if not paths:
         raise InputError(f"{config.image_dir}: no image is named {{poi_id}}_{{rank_number}}.jpg or .png")
 
-    towers = load_align(config.model_path, config.bert_path, config.device)
+    towers = load_towers(config)
     images = encode_images(towers, paths, config.batch_size, config.num_workers, config.precision)
     listing("images left out because they cannot be read", [f"{path}: {reason}" for path, reason in images.failed])
     if not images.paths:

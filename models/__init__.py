@@ -18,7 +18,9 @@ PUBLIC = {
     "encode_images": "encode",
     "encode_texts": "encode",
     "load_align": "loading",
+    "load_chinese_clip": "baselines",
     "load_ranking": "loading",
+    "load_taiyi": "baselines",
 }
 __all__ = sorted(PUBLIC)
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from .errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
-PATH_SUFFIXES = ("_path", "_dir", "_csv", "_vectors", "_counts", "_file", "_npz")
+PATH_SUFFIXES = ("_path", "_dir", "_csv", "_vectors", "_counts", "_file", "_npz", "_weights")
 
 
 def run_script(
@@ -78,7 +78,7 @@ def from_root(key: str, value):
         return [from_root(key, each) for each in value]
     if not isinstance(value, str) or not value or not key.endswith(PATH_SUFFIXES):
         return value
-    if key == "bert_path" and not (ROOT / value).exists():
+    if key.endswith("_path") and not Path(value).suffix and not (ROOT / value).exists():
         return value  # a name on the Hugging Face hub
     return str(ROOT / value)
 
