@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,14 @@ MAX_POIS = 5
 COUNT_WEIGHTS = (1, 5, 3)  # of a POI's three image counts, in the rule that chooses the best five
 
 
+@dataclass(frozen=True)
 class PoiKnowledge:
-    """Three dicts over POI names: `counts` (n0, n1, n2), `image_vectors` (D,) and `name_vectors` (D,).
+    """Three dicts over POI names.  What is not in them counts 0, and has zeros for a vector."""
 
-    They may know different names; what is not in them counts 0 and has zeros for a vector.
-    """
-
-    def __init__(
-        self,
-        image_vectors: dict[str, Tensor],
-        name_vectors: dict[str, Tensor],
-        counts: dict[str, tuple[float, float, float]],
-        dim: int,
-    ):
-        self.image_vectors, self.name_vectors, self.counts, self.dim = image_vectors, name_vectors, counts, dim
+    image_vectors: dict[str, Tensor]  # (D,): the mean of a POI's image vectors
+    name_vectors: dict[str, Tensor]  # (D,)
+    counts: dict[str, tuple[float, float, float]]  # the release's three image counts
+    dim: int  # D
 
     @classmethod
     def load(cls, image_vectors: str | Path, name_vectors: str | Path, counts: str | Path, dim: int) -> "PoiKnowledge":
@@ -92,6 +87,11 @@ class PoiKnowledge:
     def without_vector(self, names: Iterable[str]) -> list[str]:
         """Those of `names` that lack the image vector or the name vector."""
         return [name for name in names if name not in self.image_vectors or name not in self.name_vectors]
+
+
+def item_text(title: str, poi_names: str) -> str:
+    """The text whose vector stands for an item: its POI names as they are, or its title where it has none."""
+    return poi_names or title
 
 
 def stacked(vectors: Iterable[Tensor], dim: int) -> np.ndarray:

@@ -48,6 +48,11 @@ class Pair(NamedTuple):
         """The file name of image b in the image folder."""
         return url_file_name(self.oss_url2)
 
+    @property
+    def label(self) -> bool:
+        """Whether image a was clicked more often than image b."""
+        return self.ctr_a > self.ctr_b
+
 
 def text_lines(path: str | Path) -> Iterator[str]:
     """The lines of a UTF-8 file with their ends.  InputError names the file, and the line that is not UTF-8."""

@@ -1,0 +1,49 @@
+"""Stage 2's scores: both images of every pair, and the CSV `item_id,image_a,image_b,score_a,score_b,label`."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .files import replacing
+from .poi import PoiKnowledge, item_text
+from .ranking import RankingModel
+from .tables import Pair
+
+HEADER = ("item_id", "image_a", "image_b", "score_a", "score_b", "label")
+
+
+@torch.inference_mode()
+def score_pairs(
+    model: RankingModel,
+    poi: PoiKnowledge,
+    pairs: Sequence[Pair],
+    image_vectors: Mapping[str, Tensor],
+    text_vectors: Mapping[str, Tensor],
+    batch_size: int = 256,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (N,) of images a and of images b; the mappings have vectors (D,) by file name and by `item_text`."""
+    device = model.linear1.weight.device
+    scores = []
+    for start in range(0, len(pairs), batch_size):
+        batch = pairs[start : start + batch_size]
+        features = [poi.features(pair.poi_names) for pair in batch]
+        poi_images, poi_names = (torch.stack(each).to(device) for each in list(zip(*features, strict=True))[:2])
+        counts = torch.tensor([count for _, _, count in features], device=device)
+        texts = torch.stack([text_vectors[item_text(pair.title, pair.poi_names)] for pair in batch]).to(device)
+        for names in ([pair.image_a for pair in batch], [pair.image_b for pair in batch]):
+            images = torch.stack([image_vectors[name] for name in names]).to(device)  # (B, D)
+            scores.append(model(images, texts, poi_images, poi_names, counts).cpu())  # (B,)
+    return torch.cat(scores[::2]).numpy(), torch.cat(scores[1::2]).numpy()
+
+
+def write_pair_scores(path: str | Path, pairs: Sequence[Pair], scores_a: np.ndarray, scores_b: np.ndarray) -> None:
+    """One row a pair, in the order of `pairs`; nine digits are every float32 exactly."""
+    with replacing(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(HEADER)
+        for pair, a, b in zip(pairs, scores_a.tolist(), scores_b.tolist(), strict=True):
+            writer.writerow([pair.item_id, pair.image_a, pair.image_b, f"{a:.9g}", f"{b:.9g}", int(pair.label)])
