@@ -1,6 +1,7 @@
 """The one place that reads weight files: never runs code from them, and says what does not fit."""
 
 import pickle
+import warnings
 import zipfile
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -61,13 +62,14 @@ def load_plain_data(path: str | Path, url: str) -> Any:
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         raise InputError(f"{path}: an HTML page, not weights; delete it and download {url} again")
     try:
-        with torch.serialization.safe_globals(NUMPY_SCALARS):
+        with torch.serialization.safe_globals(NUMPY_SCALARS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the age of the file's format
             # mapped, not read: what is not needed never enters memory
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error) or "Trying to" in str(error):
-            raise InputError(f"{path}: holds more than plain data; refused, nothing of it was run") from error
-        raise InputError(f"{path}: no weight file, or a damaged one; download {url} again") from error
+        raise InputError(
+            f"{path}: not plain weights: damaged, or it holds code, which is never run; download {url} again"
+        ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: cut off or damaged; delete it and download {url} again") from error
 

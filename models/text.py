@@ -23,8 +23,9 @@ class Tokenize:
         try:
             if vocabulary.is_file():
                 self.tokenizer = BertTokenizer(vocab=read_vocabulary(vocabulary), do_lower_case=True)
-            else:
-                self.tokenizer = BertTokenizer.from_pretrained(bert_path, do_lower_case=True)
+            else:  # a path is never asked for on the hub
+                local = Path(bert_path).is_absolute() or Path(bert_path).exists()
+                self.tokenizer = BertTokenizer.from_pretrained(bert_path, do_lower_case=True, local_files_only=local)
         except InputError:
             raise
         except Exception as error:  # the hub client raises many kinds: no network, no such name, no such file
