@@ -86,7 +86,6 @@ class Downloader:
 
 
 def copy_body(response: requests.Response, file, limits: Limits) -> None:
-    limits.check_size(response.raw.length_remaining or 0)
     for chunk in response.iter_content(CHUNK):
         file.write(chunk)
         limits.check_size(file.tell())  # bytes after decompression; the socket counts those before

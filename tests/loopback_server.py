@@ -98,7 +98,7 @@ class Handler(BaseHTTPRequestHandler):
     def send_file(self, file: File) -> None:
         wanted, first, status, total = self.headers["Range"], 0, 200, len(file.body)
         headers = {"Content_Type": file.type} | ({"ETag": file.etag} if file.etag else {})
-        same = self.headers["If-Range"] in (None, file.etag) or not file.heeds_if_range
+        same = (self.headers["If-Range"] or None) in (None, file.etag) or not file.heeds_if_range
         if wanted and file.ranges and same:
             first, status = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]), 206
             headers["Content_Range"] = f"bytes {first}-{total - 1}/{total}"

@@ -160,7 +160,8 @@ def test_a_second_run_fetches_what_is_missing_or_broken(server, tmp_path):
     images = tmp_path / "images"
     (images / "0_1.png").unlink()
     (images / "1_1.png").write_bytes(b"")
-    (images / "2_1.png").write_bytes(picture("2_1", "png")[:700])
+    (images / "2_1.png").unlink()
+    (images / "2_1.jpg").write_bytes(picture("2_1", "jpg")[:400])  # broken, under a name that will not be written again
     (images / "3_1.png").rename(images / "3_1.jpg")  # a whole image of a former run that had another ending
     (images / "4_1.png").write_bytes(picture("4_1", "jpg") + b"appended by a camera")
     (images / ".5_1.partial").write_bytes(b"left by a killed run")
