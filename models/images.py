@@ -17,12 +17,17 @@ class ImageError(ValueError):
     """A file that is no image, is cut off, or is too large to decode; the message says which."""
 
 
-def read_image(source: str | Path | bytes) -> Image.Image:
-    """Decode a file or its bytes completely, into RGB, without turning it by its EXIF tag.  Raises ImageError."""
+def read_image(source: str | Path | bytes, least: int | None = None) -> Image.Image:
+    """Decode a file or its bytes completely, into RGB, without turning it by its EXIF tag.  Raises ImageError.
+
+    Where `least` pixels a side will do, a JPEG is decoded at a fraction of its size, which is several times as fast.
+    """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f"{image.width}×{image.height} pixels, more than {MAX_PIXELS:,}")
+            if least:
+                image.draft("RGB", (least, least))
             return image.convert("RGB")
     except ImageError:
         raise
