@@ -14,8 +14,8 @@ from .files import replacing
 def csv_field(text: str) -> str:
     """`text` as a CSV field, quoted where it has to be."""
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow([text])
-    return line.getvalue()
+    csv.writer(line, lineterminator="\r\n").writerow([text])  # the line ends decide that \r and \n are quoted
+    return line.getvalue().removesuffix("\r\n")
 
 
 def write_recall_scores(
