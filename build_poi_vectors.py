@@ -71,15 +71,17 @@ def build_vectors(config) -> None:
     merged = len(names) - len(counts)
     print(f"images: {len(vectors)} encoded, {len(unreadable)} unreadable, at most {IMAGES_PER_POI} of each POI name")
     print(f"POIs: {len(names)} in the table, {merged} merged with another of the same name")
-    print(f"wrote {len(counts)} POI names to {config.output_npz}, {len(counts) - len(image_vectors)} without any image")
+    print(
+        f"wrote {len(counts)} POI names to {config.output_npz}, {len(counts) - len(image_vectors)} without an image vector"
+    )
 
 
 def images_of_names(paths: list[Path], names: dict[str, str]) -> dict[str, list[Path]]:
     """POI name -> its images by rank; files that belong to no POI in `names` are counted and left out."""
     images, strangers = {}, []
     for path in paths:
-        poi_id, _, rank = path.stem.partition("_")
-        if poi_id in names:
+        poi_id, separator, rank = path.stem.partition("_")
+        if separator and poi_id in names:
             images.setdefault(names[poi_id], []).append((int(rank) if rank.isdecimal() else sys.maxsize, path))
         else:
             strangers.append(path.name)

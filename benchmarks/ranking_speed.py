@@ -11,7 +11,7 @@ CONFIG = {
     "dataset_csv": "data/dwd_mml_train_dataset_1007_urls_val_with_poi_tuomin.csv",  # the table of pairs
     "bert_path": "bert-base-chinese",  # a folder with vocab.txt
     "pairs": 100,  # how many
-    "rounds": 3,  # of both in turn; medians count
+    "repeats": 3,  # runs of each script, in turn; medians count
 }
 
 import csv
@@ -42,7 +42,7 @@ def compare(config) -> None:
     with tempfile.TemporaryDirectory() as folder:
         settings = make_world(Path(folder), config)
         times = {name: [] for name in SCRIPTS}
-        for _ in range(config.rounds):
+        for _ in range(config.repeats):
             scores = []
             for name, script in SCRIPTS.items():
                 seconds, rows = timed(script, settings)
@@ -51,7 +51,7 @@ def compare(config) -> None:
                 print(f"{name}: {seconds:.1f} s", flush=True)
             compare_scores(*scores)
     released, ours = (statistics.median(each) for each in times.values())
-    print(f"medians of {config.rounds}: {released:.1f} s and {ours:.1f} s for {config.pairs} pairs")
+    print(f"medians of {config.repeats}: {released:.1f} s and {ours:.1f} s for {config.pairs} pairs")
     print(f"local_eval_test.py is {released / ours:.2f} times as fast")
 
 
@@ -106,9 +106,7 @@ def compare_scores(expected: list[list[str]], rows: list[list[str]]) -> None:
     names = [[row[:3] + row[5:] for row in each] for each in (expected, rows)]
     numbers = [np.array([row[3:5] for row in each[1:]], dtype=float) for each in (expected, rows)]
     difference = np.abs(numbers[0] - numbers[1]).max() if names[0] == names[1] else np.inf
-    print(
-        f"largest difference of a score: {difference:.1e} (scores from {numbers[0].min():.2f} to {numbers[0].max():.2f})"
-    )
+    print(f"largest difference of a score: {difference:.1e} (the scores' deviation: {numbers[0].std():.2f})")
     if not difference < 1e-5:
         raise InputError("the two scripts disagree")
 

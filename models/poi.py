@@ -1,6 +1,5 @@
 """What is known of POIs: how many images each has, and its image and name vectors.  Chooses an item's best five."""
 
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,14 +106,15 @@ def existing(path: str | Path) -> str | Path:
 
 def load_npz(path: str | Path) -> list[dict[str, np.ndarray]]:
     """Image vectors, name vectors and counts by name, from the file that `PoiKnowledge.save` writes."""
+    existing(path)
     try:
-        with np.load(existing(path), allow_pickle=False) as file:
+        with np.load(path, allow_pickle=False) as file:
             arrays = [(file["image_names"], file["image_vectors"]), (file["name_names"], file["name_vectors"])]
             arrays.append((file["count_names"], file["counts"]))
         if any(names.dtype.kind != "U" or names.ndim != 1 for names, _ in arrays):
             raise ValueError("names that are no text")
         return [dict(zip(names.tolist(), values, strict=True)) for names, values in arrays]
-    except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile, zlib and numpy raise many kinds
         raise InputError(f"{path}: no .npz of POI vectors, or damaged; make it with build_poi_vectors.py") from error
 
 
@@ -125,6 +125,7 @@ def checked(content: Any, path: str | Path, length: int) -> dict[str, np.ndarray
     vectors = {}
     for name, values in content.items():
         try:
+            values = values.float().numpy() if isinstance(values, Tensor) else values
             vector = np.array(values, dtype=np.float32).reshape(-1)
         except (ValueError, TypeError, RuntimeError, OverflowError) as error:
             raise InputError(f"{path}: what it has for {name!r} are no numbers") from error

@@ -41,7 +41,10 @@ def load_pickled_npy(path: str | Path) -> Any:
         if content.shape != shape:
             raise ValueError("the header is not of this array")
     except Refused as error:
-        raise InputError(f"{path}: holds {error}, more than plain data; refused, nothing of it was run") from error
+        raise InputError(
+            f"{path}: holds {error}; refused, and nothing of it was run: "
+            "only dicts, lists, text, numbers, arrays and contiguous tensors are read"
+        ) from error
     except (OSError, InputError):
         raise
     except Exception as error:  # malformed pickles raise almost anything
@@ -126,7 +129,7 @@ def make_array(call: Call, done: dict[int, Any]) -> np.ndarray:
     _, shape, dtype, fortran, content = call.state
     dtype = made(dtype, done)
     if dtype.kind != "O":
-        return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
+        return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C").copy()
     flat = np.empty(len(content), dtype)
     for index, item in enumerate(content):
         flat[index] = made(item, done)
@@ -152,9 +155,12 @@ def make_tensor(call: Call, done: dict[int, Any]) -> Tensor:
 def make_storage(call: Call, done: dict[int, Any]) -> Tensor:
     """All numbers of a torch storage, which is pickled as the bytes of a weight file."""
     (content,) = call.args
-    storage = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    try:
+        storage = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise Refused("a tensor with more than numbers in it") from error
     if not isinstance(storage, torch.storage.TypedStorage):
-        raise Refused(f"a {type(storage).__name__} instead of a tensor's storage")
+        raise Refused(f"a tensor with a {type(storage).__name__} in it")
     return torch.empty(0, dtype=storage.dtype).set_(storage)
 
 
