@@ -89,7 +89,7 @@ def released_files(config) -> list[File]:
         File("recall", "align_model.pth", recall, check_weights),
         File("ranking", Path(ranking).name, ranking, check_weights),
         *(File("tables", f"data/{name}", f"{tables}/data/{name}", check_table) for name in TABLES),
-        *(File("poi", name, f"{tables}/{name}", check_npy) for name in POI_FILES),
+        *(File("poi", name, f"{tables}/{name}", check_pois) for name in POI_FILES),
         File("bert", "bert-base-chinese/config.json", f"{hub}/config.json", check_bert_config),
         File("bert", "bert-base-chinese/vocab.txt", f"{hub}/vocab.txt", check_vocabulary),
         File("taiyi", "taiyi/pytorch_model.bin", f"{weights}/v0.3/pytorch_model.bin", check_weights),
@@ -133,19 +133,13 @@ def check_table(path: Path, url: str) -> str:
     return f"{len(pairs):,} pairs, {len(left_out)} rows that cannot be used"
 
 
-def check_npy(path: Path, url: str) -> str:
-    """Only the header is read: the file's pickle is for the restricted reader of the ranking scripts."""
-    from numpy.lib import format as npy
+def check_pois(path: Path, url: str) -> str:
+    from models.safe_pickle import load_pickled_npy
 
-    try:
-        with open(path, "rb") as file:
-            npy.read_magic(file)
-            shape, _, kind = npy.read_array_header_1_0(file)
-    except ValueError as error:
-        raise InputError(f"{path}: no .npy file") from error
-    if shape != () or not kind.hasobject:
-        raise InputError(f"{path}: holds an array {shape} of {kind}, not a dict of POIs")
-    return f"{path.stat().st_size:,} bytes"
+    pois = load_pickled_npy(path)
+    if not isinstance(pois, dict):
+        raise InputError(f"{path}: holds a {type(pois).__name__}, not a dict of POIs")
+    return f"{len(pois):,} POIs"
 
 
 def check_bert_config(path: Path, url: str) -> str:

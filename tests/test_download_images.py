@@ -41,8 +41,8 @@ BAD = {  # behaviour -> how the reason starts
     "500": "HTTP 500",
     "busy_for_hours": "HTTP 429: asks to wait 7200 s",
     "hang": "timed out",
-    "drip": "timed out: not done after 3 s",
-    "drip_headers": "timed out: not done after 3 s",
+    "drip": "timed out: not done after 6 s",
+    "drip_headers": "timed out: not done after 6 s",
     "breaks": "broke off",
     "closes": "broke off",
     "no_http": "broke off",
@@ -92,7 +92,7 @@ def ranking_table(folder: Path, pairs: list[tuple[str, str]]) -> Path:
 
 def flags(folder: Path, table: Path, *more: str) -> list[str]:
     places = f"--dataset-csv {table} --image-dir {folder}/images --failures-csv {folder}/failures.csv"
-    limits = "--timeout 3 --connect-timeout 1 --read-timeout 0.5 --retries 2 --max-megabytes 1"
+    limits = "--timeout 4 --connect-timeout 2 --read-timeout 0.5 --retries 2 --max-megabytes 1"
     return [*places.split(), *limits.split(), *more]
 
 
@@ -112,11 +112,13 @@ def image_names(folder: Path) -> set[str]:
 
 
 def test_all_that_can_be_had_of_a_thousand_images(server, tmp_path, capsys):
-    kinds = {f"{number}_1": kind for number, kind in enumerate(list(BAD) * 8)}
+    slow_first = sorted(list(BAD) * 8, key=lambda kind: kind not in ("hang", "drip", "drip_headers"))
+    kinds = {f"{number}_1": kind for number, kind in enumerate(slow_first)}
     kinds |= {f"{number}_1": list(GOOD)[number % len(GOOD)] for number in range(len(kinds), 1000)}
     table = recall_table(tmp_path, {name: server.url(f"{kind}/{name}") for name, kind in kinds.items()})
 
-    assert download(tmp_path, table, "--num-workers", "96") == 0
+    more = ["--num-workers", "64", "--timeout", "6", "--read-timeout", "1"]  # room for a busy machine
+    assert download(tmp_path, table, *more) == 0
 
     good = {name: kind for name, kind in kinds.items() if kind in GOOD}
     assert image_names(tmp_path) == {name + GOOD[kind][0] for name, kind in good.items()}
@@ -140,10 +142,16 @@ def test_all_that_can_be_had_of_a_thousand_images(server, tmp_path, capsys):
     assert "      8 HTTP 404\n" in output
     assert f"{len(failed)} failed, listed in {tmp_path}/failures.csv" in output
     assert f"{len(good)} of 1,000 images are in {tmp_path}/images" in output
-    asked = {kind: [server.asked[f"/{kind}/{name}"] for name in kinds if kinds[name] == kind] for kind in BAD}
-    assert {*asked["404"], *asked["403"], *asked["410"], *asked["busy_for_hours"]} == {1}
-    assert {*asked["500"], *asked["breaks"], *asked["hang"]} == {3}  # the first try and two more
     assert len(server.agents) == 1 and "two-stage-image-selection" in server.agents.pop()
+
+
+def test_only_what_may_change_is_tried_again(server, tmp_path):
+    tries = dict.fromkeys(["404", "403", "410", "busy_for_hours", "cut", "huge"], 1)
+    tries |= dict.fromkeys(["500", "breaks", "closes", "hang"], 3)  # the first and --retries 2
+    tries |= dict.fromkeys(["flaky", "busy", "breaks_once"], 2)
+    urls = {f"{number}_1": server.url(f"{kind}/x") for number, kind in enumerate(tries)}
+    assert download(tmp_path, recall_table(tmp_path, urls), "--timeout", "9", "--read-timeout", "1") == 0
+    assert server.asked == {f"/{kind}/x": times for kind, times in tries.items()}
 
 
 def test_addresses_that_lead_nowhere(server, tmp_path):
@@ -253,14 +261,14 @@ def wait_for(condition, seconds: float = 20) -> None:
 
 def test_many_at_once_beat_one_after_another(tmp_path):
     with LoopbackServer(latency=0.05) as server:
-        urls = {f"{number}_1": server.url(f"jpg/{number}") for number in range(64)}
+        urls = {f"{number}_1": server.url(f"jpg/{number}") for number in range(200)}
         start = time.perf_counter()
         for url in list(urls.values())[:16]:
             requests.get(url, timeout=5)
         one_by_one = (time.perf_counter() - start) / 16
         start = time.perf_counter()
         assert download(tmp_path, recall_table(tmp_path, urls)) == 0
-        assert one_by_one * 64 > 6 * (time.perf_counter() - start)  # 32 workers; benchmarks/download_speed.py: more
+        assert one_by_one * 200 > 5 * (time.perf_counter() - start)  # 32 workers; benchmarks/download_speed.py: more
 
 
 def test_nothing_at_all_is_an_error(server, tmp_path, capsys):
