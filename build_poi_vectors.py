@@ -71,9 +71,8 @@ def build_vectors(config) -> None:
     merged = len(names) - len(counts)
     print(f"images: {len(vectors)} encoded, {len(unreadable)} unreadable, at most {IMAGES_PER_POI} of each POI name")
     print(f"POIs: {len(names)} in the table, {merged} merged with another of the same name")
-    print(
-        f"wrote {len(counts)} POI names to {config.output_npz}, {len(counts) - len(image_vectors)} without an image vector"
-    )
+    lacking = len(counts) - len(image_vectors)
+    print(f"wrote {len(counts)} POI names to {config.output_npz}, {lacking} without an image vector")
 
 
 def images_of_names(paths: list[Path], names: dict[str, str]) -> dict[str, list[Path]]:
