@@ -34,7 +34,7 @@ def brute_force(text, images, candidates, recall_k, rejected_k, threshold):
 @pytest.mark.parametrize("seed", range(40))
 def test_recall_is_brute_force(seed, monkeypatch):
     rng = np.random.default_rng(seed)
-    for name, most in (("TEXT_BLOCK", 4), ("IMAGE_BLOCK", 9)):
+    for name, most in (("TEXT_BLOCK", 5), ("IMAGE_BLOCK", 45)):
         monkeypatch.setattr(selection, name, int(rng.integers(1, most)))
     # Small whole numbers: scores are exact in any order of summation, and many are equal.
     images, texts = (torch.from_numpy(rng.integers(-2, 3, (n, 3))).float() for n in rng.integers(1, 40, 2))
@@ -237,13 +237,16 @@ def test_copies_of_a_picture_come_by_name(workers, choose, pool, tmp_path):
     assert len({(row["recall_score"], row["click_score"]) for row in rows if row["verdict"] == "chosen"}) == 2
 
 
-def test_one_item_is_shown(choose, capsys):
-    code, rows = choose("--title", "西湖日出", "--recall-k", 2, "--rejected-k", 1)
+def test_one_item_is_shown(choose, capsys, tmp_path):
+    flags = ["--recall-k", 2, "--rejected-k", 1, "--html", tmp_path / "page.html"]
+    code, rows = choose("--title", "西湖日出", *flags)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
     shown = capsys.readouterr().out
     assert code == 0 and [row["verdict"] for row in rows] == ["chosen", "chosen", "beyond_recall_k"]
     assert "2 of 13 images chosen for 西湖日出" in shown and "0 below_threshold, 11 beyond_recall_k" in shown
     assert "images left out because they cannot be read: 1\n" in shown
     for row in rows:
+        assert row["image_path"].rpartition("/")[2] in page and page.count("<figure>") == 3
         assert row["image_path"] in shown and f"{float(row['recall_score']):.4f}" in shown
 
 
