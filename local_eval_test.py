@@ -78,15 +78,15 @@ def files_of(folder: str) -> set[str]:
 
 
 def with_images(pairs, names, problem: str):
-    """The pairs that have both images among `names`; the others are listed with the `problem` of their image."""
-    lacking = [
-        f"item {pair.item_id}: {name} {problem}"
-        for pair in pairs
-        for name in (pair.image_a, pair.image_b)
-        if name not in names
-    ]
-    kept = [pair for pair in pairs if pair.image_a in names and pair.image_b in names]
-    listing(f"{len(pairs) - len(kept)} pairs left out, for want of images", lacking)
+    """The pairs that have both images among `names`; the others are listed under the `problem` of their images."""
+    kept, lines = [], []
+    for pair in pairs:
+        lacking = [name for name in (pair.image_a, pair.image_b) if name not in names]
+        if lacking:
+            lines.append(f"item {pair.item_id}: {', '.join(lacking)}")
+        else:
+            kept.append(pair)
+    listing(f"pairs left out because an image {problem}", lines)
     return kept
 
 

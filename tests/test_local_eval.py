@@ -150,11 +150,10 @@ def test_pairs_that_cannot_be_scored_are_left_out_counted_and_listed(world, caps
         "line 11: item odd: click rates 'much' and '2' are no numbers",
         "line 12: 9 fields instead of 10",
         "line 13: 11 fields instead of 10",
-        "3 pairs left out, for want of images: 3",
-        "item item_3: picture0.jpg is not in the image folder",
+        "pairs left out because an image is not in the image folder: 3\n  item item_0: picture0.jpg\n",
         "images that cannot be read: 1",
         "picture3.jpg: no image, or of an unknown type",
-        "item item_4: picture3.jpg cannot be read",
+        "pairs left out because an image cannot be read: 3\n  item item_1: picture3.jpg\n",
         "coverage: 3 of 13 pairs, 2 of 6 images",
     ):
         assert line in printed

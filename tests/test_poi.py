@@ -1,5 +1,7 @@
 """POI knowledge: an item's best five POIs, their vectors, the files they are read from, and wrong files."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -128,3 +130,23 @@ def test_a_wrong_npz_is_named(poi, tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"poi.npz: no .npz of POI vectors, or damaged"):
         PoiKnowledge.load(path, "", "", dim=DIM)
+
+
+class Malicious:
+    def __init__(self, target):
+        self.target = str(target)
+
+    def __reduce__(self):
+        return os.mkdir, (self.target,)
+
+
+def test_code_in_an_npz_is_not_run(poi, tmp_path):
+    path = tmp_path / "poi.npz"
+    poi.save(path)
+    arrays = dict(np.load(path)) | {"image_names": np.array([Malicious(tmp_path / "made")])}
+    np.savez(path, **arrays)
+    with pytest.raises(InputError, match=r"poi.npz: no .npz of POI vectors"):
+        PoiKnowledge.load(path, "", "", dim=DIM)
+    assert not (tmp_path / "made").exists()
+    with np.load(path, allow_pickle=True) as file:
+        assert file["image_names"].size and (tmp_path / "made").is_dir(), "it would run if it were let"
