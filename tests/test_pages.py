@@ -67,6 +67,7 @@ def test_thumbnails_are_small_lazy_and_move_with_the_page(page, tmp_path):
     pictures = re.findall(r'<a href="([^"]+)"><img src="([^"]+)" alt="[^"]*" loading="lazy"', content)
     assert len(pictures) == 6 and content.count("<img ") == 6
     for original, small in pictures:
+        assert not set(original + small) & set('#? "<')
         assert (moved / unquote(original)).resolve().is_file()
         assert 0 < (moved / unquote(small)).stat().st_size < 40_000
     assert len({small for _, small in pictures}) == 4, "two images of one name have a thumbnail each"
