@@ -1,5 +1,6 @@
 """The one encoding loop: image files and texts to vectors, on CPU and CUDA, for every script."""
 
+import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -47,6 +48,8 @@ def encode_images(
     paths = list(paths)
     chunks = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
 
+    turns = threading.Semaphore(workers if device.type == "cpu" else 2)  # batches in the GPU's memory at once
+
     @torch.inference_mode()
     def encode(chunk: list[Path]) -> tuple[list[Path], Tensor | None, list[tuple[Path, str]]]:
         pixels, done, failed = [], [], []
@@ -58,9 +61,9 @@ def encode_images(
                 failed.append((path, str(error)))
         if not done:
             return done, None, failed
-        with computing_in(precision, device):
-            vectors = tower(torch.stack(pixels).to(device))  # (B, D)
-        return done, vectors.float().cpu(), failed
+        with turns, computing_in(precision, device):
+            vectors = tower(torch.stack(pixels).to(device)).float().cpu()  # (B, D)
+        return done, vectors, failed
 
     done, vectors, failed = [], [], []
     pool = ThreadPoolExecutor(workers, initializer=lambda: torch.set_num_threads(1))

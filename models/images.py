@@ -49,6 +49,9 @@ def list_images(folder: str | Path) -> list[Path]:
     images = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
     if not images:
         raise InputError(f"{folder}: holds no image ({', '.join(SUFFIXES)}); run download_images.py, or set image_dir")
+    for path in images:
+        if not path.name.isprintable():  # undecodable bytes or control characters: no table could name it
+            raise InputError(f"{folder}: the file name {path.name!r} cannot be written to a table; rename it")
     return sorted(images, key=lambda path: path.name)
 
 

@@ -30,7 +30,7 @@ def write_recall_scores(
     Images keep their order; with `top_k` only the best of each POI are written, best first (ties: first image first).
     Scores are written with nine digits, which is every float32 exactly.
     """
-    tails = [f",{csv_field(image)},%.9g\n" for image in image_paths]
+    tails = [f",{csv_field(image)},".replace("%", "%%") + "%.9g\n" for image in image_paths]
     rows = 0
     with replacing(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
         for poi_id, poi_name, text_vector in pois:

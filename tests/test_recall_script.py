@@ -1,6 +1,7 @@
 """Stage 1's script from end to end on tiny files: what it writes, what it says, and how it refuses."""
 
 import csv
+import os
 import re
 import shutil
 
@@ -77,9 +78,11 @@ def test_top_k_keeps_the_best_of_each_poi(run):
 def test_scores_are_written_so_that_they_read_back_exactly(tmp_path):
     torch.manual_seed(1)
     images, text = torch.randn(50, 8), torch.randn(8)
-    rows = write_recall_scores(tmp_path / "s.csv", [("1", 'a,"b"', text)], [f'x,"{i}".jpg' for i in range(50)], images)
+    rows = write_recall_scores(
+        tmp_path / "s.csv", [("1", 'a,"b"', text)], [f'x,"{i}%d".jpg' for i in range(50)], images
+    )
     read = read_rows(tmp_path / "s.csv")
-    assert rows == 50 and [row[:3] for row in read] == [["1", 'a,"b"', f'x,"{i}".jpg'] for i in range(50)]
+    assert rows == 50 and [row[:3] for row in read] == [["1", 'a,"b"', f'x,"{i}%d".jpg'] for i in range(50)]
     assert torch.equal(torch.tensor([float(row[3]) for row in read]), images @ text)
 
 
@@ -105,7 +108,13 @@ def lines(path, text):
     return path
 
 
+def undecodable_name(folder):
+    photograph(1).save(os.fsencode(folder / "10060_1") + b"\xb0.jpg", "JPEG")
+    return folder
+
+
 BAD = {
+    "file name .* rename it": lambda tmp: {"image_dir": undecodable_name(tmp)},
     "no such file.*download_release": lambda tmp: {"model_path": tmp / "none.pth"},
     r"dataset\.csv: no such file": lambda tmp: {"dataset_csv": tmp / "dataset.csv"},
     r"t\.csv: the table is empty": lambda tmp: {"dataset_csv": lines(tmp / "t.csv", "\n")},
