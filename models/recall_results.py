@@ -1,24 +1,17 @@
 """Stage 1's result CSV, read back: millions of rows as three compact arrays.  models/recall_scores.py writes it."""
 
 import math
-from codecs import BOM_UTF8
-from concurrent.futures import ThreadPoolExecutor
+from array import array
 from dataclasses import dataclass
 from functools import cached_property
-from io import BytesIO
-from itertools import islice
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
-import pandas as pd
 
 from .errors import InputError
 from .images import poi_of_image
+from .recall_grid import FIELDS, read_grid
 from .tables import csv_rows
-
-FIELDS = ("poi_id", "poi_name", "image_path", "score")
-BLOCK_BYTES = 1 << 23  # what a thread parses at a time; bounds the memory
-THREADS = 4
 
 
 @dataclass
@@ -59,87 +52,47 @@ def read_recall_scores(path: str | Path) -> RecallScores:
     """Read a result CSV.  InputError names the file and the line of what is malformed, missing or there twice."""
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file; align_recall_test_with_mmkg_model.py writes it")
-    ids, images, names, parts = {}, {}, [], []
-    try:
-        for table in parsed_blocks(path):
-            poi, new = codes(table["poi_id"], ids)
-            names += table["poi_name"].iloc[new].tolist()
-            image, _ = codes(table["image_path"], images)
-            parts.append((poi, image, table["score"].to_numpy()))
-        if not ids:
-            raise InputError(f"{path}: the result is empty")
-        poi, image, score = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-        if not np.isfinite(score).all() or "" in ids or not all("_" in file_name(image) for image in images):
-            raise ValueError("a field is malformed")
-    except ValueError as error:  # pandas' parser errors and UnicodeDecodeError are ValueErrors
-        check_rows(path)
-        raise InputError(f"{path}: cannot be read as {','.join(FIELDS)} ({error})") from error
-    scores = RecallScores(str(path), list(ids), names, list(images), poi, image, score)
+    if grid := read_grid(path):
+        names, images, score = grid
+        if "" not in names and all(map(names_a_poi, images)) and np.isfinite(score).all():
+            poi, image = np.indices(score.shape, dtype=np.int32).reshape(2, -1)
+            return RecallScores(str(path), list(names), list(names.values()), images, poi, image, score.ravel())
+    scores = read_rows(path)
     check_pairs(scores)
     return scores
 
 
-def parsed_blocks(path: str | Path):
-    """The file as pandas tables, a block after the other; pandas lets go of the GIL, so threads parse side by side."""
-    source = blocks(path)
-    with ThreadPoolExecutor(THREADS) as pool:
-        while batch := list(islice(source, THREADS)):
-            yield from pool.map(parse, batch)
-
-
-def blocks(path: str | Path):
-    """The bytes of a file in pieces of whole rows."""
-    with open(path, "rb") as file:
-        block = file.read(len(BOM_UTF8)).removeprefix(BOM_UTF8)
-        while piece := file.read(BLOCK_BYTES) + file.readline():
-            block += piece
-            if block.count(b'"') % 2 == 0:  # else a quoted name goes on in the next line
-                yield block
-                block = b""
-        if block:
-            yield block
-
-
-def parse(block: bytes):
-    """Whole rows -> a table of three categorical columns and the score."""
-    # The row in front keeps pandas from taking ids for numbers ("007" for "7"), and says how many fields there are.
-    head = ",".join(FIELDS[:3]) + ",0\n"
-    exact = {} if pd.__version__ >= "3.1" else {"float_precision": "round_trip"}  # deprecated where it is needless
-    return pd.read_csv(
-        BytesIO(head.encode() + block),
-        header=None,
-        names=FIELDS,
-        dtype=dict.fromkeys(FIELDS[:3], "category") | {"score": np.float64},
-        na_filter=False,  # a POI may be called NA
-        low_memory=False,
-        **exact,
-    ).iloc[1:]
-
-
-def codes(column, known: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    """A categorical column as int32 indices into `known`, which grows; and the rows where a new text comes first."""
-    local = column.cat.codes  # indices into this block's own categories
-    first = np.flatnonzero(~local.duplicated())
-    texts = column.iloc[first].tolist()
-    new = first[[text not in known for text in texts]]
-    table = np.empty(len(column.cat.categories), np.int32)
-    table[local.iloc[first]] = [known.setdefault(text, len(known)) for text in texts]
-    return table[local], new
-
-
-def check_rows(path: str | Path) -> None:
-    """The slow pass over a file that pandas refused: InputError with the line of the first mistake."""
-    for line, (poi_id, _, image_path, score) in csv_rows(path, FIELDS):
+def read_rows(path: str | Path) -> RecallScores:
+    """Any result, row after row: slower than read_grid by far, but it takes any order and finds every mistake."""
+    ids, names, images = {}, [], {}
+    poi, image, score = columns = array("i"), array("i"), array("d")
+    for line, (poi_id, poi_name, image_path, text) in csv_rows(path, FIELDS):
+        if poi_id not in ids:
+            names.append(poi_name)
         if not poi_id:
             raise InputError(f"{path}, line {line}: no poi_id")
-        if "_" not in file_name(image_path):
+        if image_path not in images and not names_a_poi(image_path):
             raise InputError(f"{path}, line {line}: image {image_path!r} does not name its POI before a `_`")
-        try:
-            finite = math.isfinite(float(score))
-        except ValueError:
-            finite = False
-        if not finite:
-            raise InputError(f"{path}, line {line}: score {score!r} is no finite number")
+        poi.append(ids.setdefault(poi_id, len(ids)))
+        image.append(images.setdefault(image_path, len(images)))
+        score.append(number(text))
+        if not math.isfinite(score[-1]):
+            raise InputError(f"{path}, line {line}: score {text!r} is no finite number")
+    if not ids:
+        raise InputError(f"{path}: the result is empty")
+    return RecallScores(str(path), list(ids), names, list(images), *(np.asarray(column) for column in columns))
+
+
+def names_a_poi(image_path: str) -> bool:
+    return "_" in file_name(image_path)
+
+
+def number(text: str) -> float:
+    """A score; NaN where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def check_pairs(scores: RecallScores) -> None:

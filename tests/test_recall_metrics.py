@@ -10,10 +10,10 @@ import pytest
 import torch
 from torchmetrics.retrieval import RetrievalHitRate
 
-from models import InputError
-from models import recall_results as reader
+from models import InputError, recall_grid, recall_results
+from models.recall_grid import read_grid
 from models.recall_metrics import bootstrap_interval, recall_at_k
-from models.recall_results import read_recall_scores
+from models.recall_results import read_recall_scores, read_rows
 from models.recall_scores import write_recall_scores
 
 
@@ -54,8 +54,7 @@ def brute_force(rows, k: int) -> float:
 
 
 @pytest.mark.parametrize("levels", [2, 5, 10**6])
-def test_recall_equals_its_definition_read_literally(tmp_path, monkeypatch, levels):
-    monkeypatch.setattr(reader, "BLOCK_BYTES", 1000)  # many blocks, each with POIs and images the last did not have
+def test_recall_equals_its_definition_read_literally(tmp_path, levels):
     for seed in range(3):
         rows = random_rows(seed, levels)
         scores = read_recall_scores(write(tmp_path / "scores.csv", rows))
@@ -84,6 +83,51 @@ def test_what_the_recall_script_writes_is_read_back(tmp_path):
     assert scores.images == images
     assert np.array_equal(scores.score.reshape(4, 4).astype(np.float32), vectors.numpy())
     assert scores.poi.tolist() == np.repeat(range(4), 4).tolist()
+
+
+@pytest.fixture
+def grid(tmp_path, monkeypatch) -> Path:
+    """A result as the recall script writes it, many times as long as what is read at a time."""
+    monkeypatch.setattr(recall_grid, "BLOCK_BYTES", 300)
+    vectors = torch.randn(9, 9, generator=torch.Generator().manual_seed(0))
+    pois = [(str(10 ** (number % 3) + number), f"名{number}" * (number % 2), vectors[number]) for number in range(9)]
+    images = [f"文件夹/{poi}_{'1' * number}.jpg" for number, (poi, _, _) in enumerate(pois)]
+    write_recall_scores(tmp_path / "grid.csv", pois, images, torch.eye(9))
+    return tmp_path / "grid.csv"
+
+
+def test_whole_runs_are_read_like_single_rows(grid):
+    names, images, score = read_grid(grid)
+    slow = read_rows(grid)
+    assert (list(names), list(names.values()), images) == (slow.poi_ids, slow.poi_names, slow.images)
+    assert np.array_equal(score.ravel(), slow.score)
+    fast = read_recall_scores(grid)
+    assert np.array_equal(fast.poi, slow.poi) and np.array_equal(fast.image, slow.image)
+
+
+def test_a_changed_byte_anywhere_is_read_like_single_rows(grid, monkeypatch):
+    """Every kind of damage, a byte at a time: the fast reader agrees with the slow one, or leaves it to it."""
+    whole, generator = grid.read_bytes(), np.random.default_rng(0)
+    fast, refused = 0, 0
+    for _ in range(400):
+        place, byte = generator.integers(len(whole)), generator.choice(list(b'0123456789,,,"\n\r_ \xe5e.-'))
+        grid.write_bytes(whole[:place] + bytes([byte]) * generator.integers(3) + whole[place + 1 :])
+        fast += read_grid(grid) is not None
+        results = [outcome(grid)]
+        with monkeypatch.context() as patch:
+            patch.setattr(recall_results, "read_grid", lambda path: None)
+            results.append(outcome(grid))
+        assert results[0] == results[1]
+        refused += isinstance(results[0], str)
+    assert fast > 20 and refused > 100
+
+
+def outcome(path: Path):
+    try:
+        scores = read_recall_scores(path)
+    except InputError as error:
+        return str(error)
+    return [scores.poi_ids, scores.poi_names, scores.images, scores.poi.tolist(), scores.score.tolist()]
 
 
 def test_scores_of_other_tools(tmp_path):
