@@ -50,8 +50,10 @@ def list_images(folder: str | Path) -> list[Path]:
     if not images:
         raise InputError(f"{folder}: holds no image ({', '.join(SUFFIXES)}); run download_images.py, or set image_dir")
     for path in images:
-        if not path.name.isprintable():  # undecodable bytes or control characters: no table could name it
-            raise InputError(f"{folder}: the file name {path.name!r} cannot be written to a table; rename it")
+        try:
+            path.name.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"{folder}: the file name {path.name!r} is not UTF-8; rename it") from error
     return sorted(images, key=lambda path: path.name)
 
 
