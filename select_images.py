@@ -59,7 +59,7 @@ def select_images(config) -> None:
     items = wanted_items(config)
     paths = list_images(config.image_dir)
     ranker = load_ranking(config.model_path, config.bert_path, config.device)
-    poi = poi_knowledge(config, ranker.model.config.embed_dim)
+    poi = poi_knowledge(config, items, ranker.model.config.embed_dim)
     towers = load_align(config.align_path, config.bert_path, config.device) if config.align_path else ranker.towers
 
     encoding = config.batch_size, config.num_workers, config.precision
@@ -101,17 +101,19 @@ def wanted_items(config):
     return read_items(config.items_csv) if config.items_csv else [Item("1", config.title, config.poi_names)]
 
 
-def poi_knowledge(config, dim: int):
+def poi_knowledge(config, items, dim: int):
     """What the POI files say; nothing where the default ones are not there."""
     from models.poi import PoiKnowledge
 
     keys = "poi_image_vectors", "poi_name_vectors", "poi_image_counts"
     files = [getattr(config, key) for key in keys]
-    defaults = [from_root(key, CONFIG[key]) for key in keys]
-    if files == defaults and not any(Path(file).exists() for file in files):
+    if files == [from_root(key, CONFIG[key]) for key in keys] and not any(Path(file).exists() for file in files):
         print("no POI files (poi_image_vectors …): ranking knows nothing of the POIs, their vectors are zeros")
         return PoiKnowledge({}, {}, {}, dim)
-    return PoiKnowledge.load(*files, dim=dim)
+    poi = PoiKnowledge.load(*files, dim=dim)
+    names = dict.fromkeys(name for item in items for name in poi.best(item.poi_names))
+    listing(f"of {len(names):,} POI names, without a vector for ranking", poi.without_vector(names))
+    return poi
 
 
 def own_candidates(items, paths):

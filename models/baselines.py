@@ -5,6 +5,7 @@ Their loaders return the same TwoTower as `load_align`, so that one encoding loo
 
 import os
 import pickle
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -164,7 +165,7 @@ def from_hub(kind: type, path: str, **options):
             return kind.from_pretrained(path, **options)
         except pickle.UnpicklingError as error:  # whose own message advises to read the file without care
             raise InputError(
-                f"{path}: its weight file is damaged or holds more than plain data; nothing of it was run"
+                f"{path}: its weight file is not plain weights: damaged, or it holds code, which is never run"
             ) from error
         except Exception as error:  # the hub client and the readers of its files raise many kinds
             reason = str(error).strip().partition("\n")[0]
@@ -176,16 +177,22 @@ def from_hub(kind: type, path: str, **options):
 
 @contextmanager
 def quiet_transformers():
-    """Without loading reports and bars, and without asking the hub's conversion service about every .bin file."""
+    """Without loading reports and retries, bars only on a terminal, and no word to the hub's conversion service."""
+    import huggingface_hub
     from transformers.utils import logging
 
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
+    loggers = logging, huggingface_hub.logging
+    levels = [each.get_verbosity() for each in loggers]
+    bars = logging.is_progress_bar_enabled()
+    for each in loggers:
+        each.set_verbosity(logging.CRITICAL)
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(level)
+        for each, level in zip(loggers, levels, strict=True):
+            each.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()

@@ -257,6 +257,7 @@ def test_what_falls_out_is_said_for_each_item(choose, capsys, tmp_path):
     assert "items without an image: 6" in shown and "items: 6, 6 of them without an image; 0 images chosen" in shown
     assert "item a: none of its 13 images reaches score_threshold 2.0; the best has " in shown
     assert "item f: none of its own images can be read" in shown
+    assert "of 4 POI names, without a vector for ranking: 1\n  山\n" in shown
     assert "item d: gone.png" in shown and "item f: broken.jpg" in shown
 
 
