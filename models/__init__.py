@@ -11,6 +11,7 @@ PUBLIC = {
     "AlignConfig": "align",
     "AlignModel": "align",
     "InputError": "errors",
+    "Item": "items",
     "PoiKnowledge": "poi",
     "RankingConfig": "ranking",
     "RankingModel": "ranking",
@@ -21,6 +22,8 @@ PUBLIC = {
     "load_chinese_clip": "baselines",
     "load_ranking": "loading",
     "load_taiyi": "baselines",
+    "rank_items": "selection",
+    "recall_items": "selection",
 }
 __all__ = sorted(PUBLIC)
 
