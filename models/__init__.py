@@ -23,6 +23,8 @@ PUBLIC = {
     "load_ranking": "loading",
     "load_taiyi": "baselines",
     "rank_items": "selection",
+    "read_recall_scores": "recall_results",
+    "recall_at_k": "recall_metrics",
     "recall_items": "selection",
 }
 __all__ = sorted(PUBLIC)
