@@ -9,7 +9,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from .files import check_output, replacing
-from .images import ImageError, read_image
+from .images import read_image
 from .script import progress
 
 THUMBNAIL = 320  # pixels along the longer side
@@ -37,7 +37,9 @@ def write_page(path: str | Path, template: str, **content) -> None:
         environment.get_template(template).stream(content).dump(str(partial), encoding="utf-8")
 
 
-def write_thumbnails(page: str | Path, images: Iterable[str | Path]) -> dict[str | Path, Thumbnail | None]:
+def write_thumbnails(
+    page: str | Path, images: Iterable[str | Path], size: int = THUMBNAIL
+) -> dict[str | Path, Thumbnail | None]:
     """A small JPEG of each image in the folder `{page}_thumbnails`; None for an image that cannot be read.
 
     One that is there already is kept, unless its image is newer.
@@ -49,14 +51,14 @@ def write_thumbnails(page: str | Path, images: Iterable[str | Path]) -> dict[str
     def write(image: str | Path) -> Thumbnail | None:
         source = os.path.abspath(image)
         # Named by the whole path, since two folders may each have a 1.jpg.
-        small = folder / f"{hashlib.sha256(os.fsencode(source)).hexdigest()[:20]}.jpg"
+        small = folder / f"{hashlib.sha256(os.fsencode(source)).hexdigest()[:20]}_{size}.jpg"
         try:
             if not small.exists() or small.stat().st_mtime < os.stat(source).st_mtime:
-                picture = read_image(Path(source), least=THUMBNAIL)
-                picture.thumbnail((THUMBNAIL, THUMBNAIL))
+                picture = read_image(Path(source), least=size)
+                picture.thumbnail((size, size))
                 with replacing(small) as partial:
                     picture.save(partial, "JPEG", quality=80)
-        except (ImageError, OSError):  # OSError: the image is gone, though its thumbnail is still there
+        except (ValueError, OSError):  # an ImageError, a path that cannot be one, or gone though its thumbnail is there
             return None
         original = os.path.relpath(source, os.path.abspath(page.parent))
         return Thumbnail(f"{quote(folder.name)}/{small.name}", quote(Path(original).as_posix()))

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from .errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
-PATH_SUFFIXES = ("_path", "_dir", "_csv", "_vectors", "_counts", "_file", "_npz", "_weights")
+PATH_SUFFIXES = ("_path", "_dir", "_csv", "_vectors", "_counts", "_file", "_npz", "_weights", "_html")
 
 
 def run_script(
