@@ -218,9 +218,7 @@ def test_the_gradient_of_two_processes_is_that_of_one_with_both_batches(
     assert one["gradients"].keys() == two["gradients"].keys()
     assert {"logit_scale", "linear_relation.weight", "relations_emb.weight"} <= one["gradients"].keys()
     for name, gradient in one["gradients"].items():
-        torch.testing.assert_close(
-            two["gradients"][name], gradient, atol=1e-5, rtol=0, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        assert (two["gradients"][name] - gradient).abs().max() < 1e-5, name
     assert max(gradient.abs().max() for gradient in one["gradients"].values()) > 0.05
 
 
