@@ -26,6 +26,7 @@ PUBLIC = {
     "read_recall_scores": "recall_results",
     "recall_at_k": "recall_metrics",
     "recall_items": "selection",
+    "write_gallery": "gallery",
 }
 __all__ = sorted(PUBLIC)
 
