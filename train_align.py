@@ -36,6 +36,7 @@ CONFIG = {
     "warmup_steps": 2_000,  # of linear warm-up; half a cosine down to 0 follows
     "weight_decay": 0.05,  # AdamW's, of matrices only
     "augment": True,  # random crops and mirroring
+    "dropout": True,  # dropout and stochastic depth, as both architectures have them; a short run is better without
     "check_images": True,  # decode every image once before training; False: the first unreadable one ends it
     "log_every": 50,  # steps
     "save_every": 1_000,  # steps

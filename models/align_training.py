@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 from .align import AlignModel
 from .encode import encode_images, encode_texts
@@ -22,8 +23,12 @@ from .tables import poi_names, read_recall_table
 class AlignTraining(nn.Module):
     """A batch of `AlignBatches` -> the loss and what is logged: contrast, its accuracy, TransE and its distance."""
 
-    def __init__(self, model: AlignModel, triple_weight: float, with_triples: bool):
+    def __init__(self, model: AlignModel, triple_weight: float, with_triples: bool, dropout: bool = True):
         super().__init__()
+        if not dropout:
+            for module in model.modules():
+                if isinstance(module, nn.Dropout | StochasticDepth):
+                    module.p = 0.0
         self.model, self.triple_weight = model, triple_weight if with_triples else 0.0
         model.image_model.to(memory_format=torch.channels_last)  # much faster, on a CPU too
         model.text_model.pooler.requires_grad_(False)  # in the released file, and part of no loss

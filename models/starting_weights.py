@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from .align import AlignConfig, AlignModel
 from .checkpoint import config_from, load_checkpoint, load_weights
 from .efficientnet import released_names, rename
@@ -30,11 +33,24 @@ def starting_model(sizes: AlignConfig, model_path=None, bert_weights=None, image
         return model
     model = AlignModel(sizes, knowledge_graph=True)
     initialise_relations(model.relations_emb)
+    widen_initialisation(model.text_model)
     if bert_weights:
         load_bert(model, bert_weights)
     if image_weights:
         load_imagenet(model, image_weights)
     return model
+
+
+@torch.no_grad()
+def widen_initialisation(bert: nn.Module) -> None:
+    """Make up for a BERT narrower than the one its initialisation, a standard deviation of 0.02, was chosen for.
+
+    Left as it is, a narrow tower's vectors hardly depend on the text at first, and it takes long to get away from that.
+    """
+    factor = (AlignConfig().text_dim / bert.config.hidden_size) ** 0.5  # 1 at the published width
+    for module in bert.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            module.weight.mul_(factor)
 
 
 def bert_sizes(folder: str | Path) -> dict[str, int]:
