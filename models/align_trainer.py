@@ -3,25 +3,23 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from .align_training import AlignTraining, HeldOut
 from .checkpoint import save_checkpoint
 from .distributed import Process
 from .encode import computing_in
 from .errors import InputError
-from .loading import TwoTower, num_cores
+from .loading import TwoTower
 from .pairs_data import AlignBatches
-from .training import ignore_signals, learning_rate, resume, seed_of, stop_request
+from .training import batches_ahead, learning_rate, resume, seed_of, stop_request
 
 # The settings that decide how step follows step: a run that is resumed must have the same.
 RUN_KEYS = (
     *("steps", "batch_size", "triple_batch", "triple_weight", "learning_rate", "logit_scale_rate", "warmup_steps"),
-    *("weight_decay", "augment", "precision", "seed"),
+    *("weight_decay", "augment", "dropout", "precision", "seed"),
 )
 MAX_GRADIENT = 1.0  # gradients are clipped to this norm
 
@@ -33,7 +31,7 @@ class AlignTrainer:
         self.config, self.process, self.towers = config, process, towers
         self.batches, self.held_out = batches, held_out
         self.model = towers.model
-        self.training = AlignTraining(self.model, config.triple_weight, bool(batches.triples))
+        self.training = AlignTraining(self.model, config.triple_weight, bool(batches.triples), config.dropout)
         self.module = process.wrap(self.training).train()
         self.optimizer = make_optimizer(self.model, config)
         self.scaler = torch.amp.GradScaler(process.device.type, enabled=config.precision == "fp16")
@@ -53,7 +51,8 @@ class AlignTrainer:
         """Take all steps that are left.  A stop request finishes a step, writes `last` and then interrupts."""
         config, total, since = self.config, Counter(), time.perf_counter()
         with stop_request() as stop:
-            for batch in self.load(range(self.step, config.steps)):
+            steps = range(self.step, config.steps)
+            for batch in batches_ahead(self.batches, steps, config.num_workers, self.process.device):
                 total.update(self.take_step(batch, stop.requested) | {"steps": 1})
                 self.step += 1
                 ends = self.step == config.steps
@@ -70,24 +69,6 @@ class AlignTrainer:
                 if self.step % config.log_every == 0:
                     total, since = Counter(), time.perf_counter()
         print(f"wrote {config.last_path}" + (f" and {config.best_path}" if self.best >= 0 else ""))
-
-    def load(self, steps: range) -> Iterable[dict[str, Tensor]]:
-        """The batches of some steps, prepared ahead by other processes."""
-        workers = self.config.num_workers
-        if workers is None:
-            workers = num_cores() if self.process.device.type == "cuda" else min(2, num_cores())
-        loader = DataLoader(
-            self.batches,
-            batch_size=None,  # an item is a batch already
-            sampler=steps,
-            num_workers=workers,
-            pin_memory=self.process.device.type == "cuda",
-            worker_init_fn=ignore_signals,
-        )
-        try:
-            yield from loader
-        except InputError as error:  # from another process it comes with its traceback
-            raise InputError(str(error).strip().splitlines()[-1].removeprefix("models.errors.InputError: ")) from None
 
     def take_step(self, batch: dict[str, Tensor], stop: bool) -> dict[str, float]:
         """One step of the optimizer; what is logged, as means over all processes.  InputError where numbers explode."""

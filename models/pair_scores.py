@@ -30,14 +30,21 @@ def score_pairs(
     scores = []
     for start in range(0, len(pairs), batch_size):
         batch = pairs[start : start + batch_size]
-        features = [poi.features(pair.poi_names) for pair in batch]
-        poi_images, poi_names = (torch.stack(each).to(device) for each in list(zip(*features, strict=True))[:2])
-        counts = torch.tensor([count for _, _, count in features], device=device)
-        texts = torch.stack([text_vectors[item_text(pair.title, pair.poi_names)] for pair in batch]).to(device)
+        items = item_inputs(poi, batch, text_vectors, device)
         for names in ([pair.image_a for pair in batch], [pair.image_b for pair in batch]):
             images = torch.stack([image_vectors[name] for name in names]).to(device)  # (B, D)
-            scores.append(model(images, texts, poi_images, poi_names, counts).cpu())  # (B,)
+            scores.append(model(images, *items).cpu())  # (B,)
     return torch.cat(scores[::2]).numpy(), torch.cat(scores[1::2]).numpy()
+
+
+def item_inputs(
+    poi: PoiKnowledge, pairs: Sequence[Pair], text_vectors: Mapping[str, Tensor], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the model is told of the items: texts (B, D), POI image and name vectors (B, P, D), POI counts (B,)."""
+    texts = torch.stack([text_vectors[item_text(pair.title, pair.poi_names)] for pair in pairs])
+    images, names, counts = zip(*(poi.features(pair.poi_names) for pair in pairs), strict=True)
+    inputs = texts, torch.stack(images), torch.stack(names), torch.tensor(counts)
+    return tuple(each.to(device) for each in inputs)
 
 
 def write_pair_scores(path: str | Path, pairs: Sequence[Pair], scores_a: np.ndarray, scores_b: np.ndarray) -> None:

@@ -1,6 +1,7 @@
 """What every script shares: a CONFIG dict that is also the command line, exit codes, and where paths start."""
 
 import argparse
+import gc
 import os
 import re
 import sys
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 from .errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
-PATH_SUFFIXES = ("_path", "_dir", "_csv", "_vectors", "_counts", "_file", "_npz", "_weights", "_html")
+PATH_SUFFIXES = ("_path", "_dir", "_csv", "_vectors", "_counts", "_file", "_npz", "_weights", "_html", "_prefix")
 
 
 def run_script(
@@ -24,6 +25,7 @@ def run_script(
     130 interrupted.  `types` names the type of settings whose default is None (str otherwise), `choices` the values
     allowed for a setting, and `resolve(config)` fills in defaults that depend on other settings.
     """
+    gc.set_threshold(100_000)  # torch and transformers make a million objects; looking for cycles costs a second
     script = sys.modules[module]
     config = parse_config(script.CONFIG, argv, script.__doc__, script.__file__, types, choices)
     if resolve:

@@ -2,6 +2,7 @@
 
 import math
 import signal
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from .checkpoint import load_checkpoint, load_weights
 from .errors import InputError
+from .loading import num_cores
 
 
 def learning_rate(step: int, steps: int, warmup_steps: int, peak: float) -> float:
@@ -59,6 +62,24 @@ def ignore_signals(worker: int) -> None:
     """For the processes that prepare batches: only the main one decides when to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def batches_ahead(dataset: Dataset, steps: range, num_workers: int | None, device: torch.device) -> Iterator[Any]:
+    """The batches that `dataset` has for some steps, prepared ahead by other processes (None: as many as are good)."""
+    if num_workers is None:
+        num_workers = num_cores() if device.type == "cuda" else min(2, num_cores())
+    loader = DataLoader(
+        dataset,
+        batch_size=None,  # an item is a batch already
+        sampler=steps,
+        num_workers=num_workers,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=ignore_signals,
+    )
+    try:
+        yield from loader
+    except InputError as error:  # from another process it comes with its traceback
+        raise InputError(str(error).strip().splitlines()[-1].removeprefix("models.errors.InputError: ")) from None
 
 
 def resume(path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, run: dict[str, Any]) -> dict[str, Any]:
