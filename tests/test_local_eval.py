@@ -227,7 +227,7 @@ REFUSED = {  # message -> settings, or a change of the files
     "absent: no such image folder; run download_images.py --dataset ranking": {"image_dir": "absent"},
     "absent.ckpt: no such file": {"model_path": "absent.ckpt"},
     "absent.npy: no such file; run download_release.py": {"poi_name_vectors": "absent.npy"},
-    "no such folder for the output file scores.csv": {"output_csv": "absent/scores.csv"},
+    "no such folder for the output file scores.csv": {"output_csv": "absent/scores.csv", "model_path": "absent.ckpt"},
     "run download_release.py --what bert": {"bert_path": "images"},
     "no usable pair; the table is empty": empty_table,
     "has both images of none of the pairs": write_images(None),

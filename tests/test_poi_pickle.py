@@ -164,9 +164,10 @@ INSIDE_ITSELF = []
 INSIDE_ITSELF.append(INSIDE_ITSELF)
 MALFORMED = {
     "tensor beyond its storage": tensor_of(long_storage(), 0, (5,), (1,)),
-    "tensor before its storage": tensor_of(long_storage(), -1, (2,), (1,)),
+    "tensor before its storage": tensor_of(long_storage(), -3, (2,), (1,)),
     "tensor with a negative size": tensor_of(long_storage(), 0, (-1,), (1,)),
     "tensor with a stride": tensor_of(long_storage(), 0, (2,), (2,)),
+    "tensor of a tensor": tensor_of(storage_of(torch_bytes(torch.zeros(4))), 0, (2,), (1,)),
     "array longer than its content": array_with(1, (5,), np.dtype("f4"), False, b"1234"),
     "object array longer than its list": array_with(1, (5,), np.dtype("O"), False, [1]),
     "bytes as an object array": array_with(1, (1,), np.dtype("O"), False, b"12345678"),
