@@ -1,7 +1,6 @@
 """What every script shares: a CONFIG dict that is also the command line, exit codes, and where paths start."""
 
 import argparse
-import gc
 import os
 import re
 import sys
@@ -25,7 +24,6 @@ def run_script(
     130 interrupted.  `types` names the type of settings whose default is None (str otherwise), `choices` the values
     allowed for a setting, and `resolve(config)` fills in defaults that depend on other settings.
     """
-    gc.set_threshold(100_000)  # torch and transformers make a million objects; looking for cycles costs a second
     script = sys.modules[module]
     config = parse_config(script.CONFIG, argv, script.__doc__, script.__file__, types, choices)
     if resolve:
