@@ -11,7 +11,7 @@ from .pages import THUMBNAIL, write_page, write_thumbnails
 from .recall_results import RecallScores, file_name
 from .script import ROOT, from_here
 
-FOLD = 100  # images of one text that a browser lays out at a time
+FOLD = 120  # images of one text that a browser lays out at a time; whole rows, whether of 8, 6, 5, 4 or 3
 
 
 class Match(NamedTuple):
