@@ -44,6 +44,7 @@ class AlignTrainer:
         """Go on where `last_path` stopped."""
         state = resume(self.config.last_path, self.model, self.optimizer, self.run)
         self.scaler.load_state_dict(state["scaler"])
+        self.from_scratch = state["from_scratch"]  # those weights need not be named again
         self.step, self.best = state["step"], state["best"]
         print(f"going on after step {self.step}")
 
@@ -63,7 +64,7 @@ class AlignTrainer:
                 if evaluates:
                     self.evaluate()
                 if self.step % config.save_every == 0 or ends or stops:
-                    self.save(config.last_path, optimizer=self.optimizer.state_dict(), scaler=self.scaler.state_dict())
+                    self.save_last()
                 if stops:
                     raise KeyboardInterrupt
                 if self.step % config.log_every == 0:
@@ -121,6 +122,11 @@ class AlignTrainer:
                 self.best = recall
                 self.save(self.config.best_path)
         self.process.wait()
+
+    def save_last(self) -> None:
+        """Everything that `resume` needs."""
+        states = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        self.save(self.config.last_path, **states, from_scratch=self.from_scratch)
 
     def save(self, path: str, **extra) -> None:
         if self.process.first:

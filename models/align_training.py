@@ -33,7 +33,7 @@ class AlignTraining(nn.Module):
         model.image_model.to(memory_format=torch.channels_last)  # much faster, on a CPU too
         model.text_model.pooler.requires_grad_(False)  # in the released file, and part of no loss
         for layer in (model.relations_emb, model.linear_relation):
-            layer.requires_grad_(with_triples)
+            layer.requires_grad_(self.triple_weight > 0)
 
     def forward(self, batch: dict[str, Tensor], pairs: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The first `pairs` rows of the images and of the texts match each other, see `AlignBatches`."""

@@ -49,11 +49,11 @@ def transe_by_hand(heads, relations, tails, wrong_tails):
 @pytest.mark.parametrize("scale", [1.0, 7.5])
 def test_contrast(scale):
     images = rows(7, 1)
-    texts = nn.functional.normalize(images + 0.4 * rows(7, 2), dim=-1)
-    texts[[2, 5]] = texts[[5, 2]]  # two that do not find their text, so rows and columns differ
+    texts = nn.functional.normalize(images + 1.2 * rows(7, 3), dim=-1)
+    texts[[2, 5]] = texts[[5, 2]]  # two that do not find their text
     loss, accuracy = contrastive_loss(images, texts, torch.tensor(scale))
     assert (loss.item(), accuracy.item()) == pytest.approx(contrast_by_hand(images.numpy(), texts.numpy(), scale), 1e-5)
-    assert 0 < accuracy < 1
+    assert contrast_by_hand(texts.numpy(), images.numpy(), scale)[1] < accuracy - 0.1  # the directions differ
 
 
 def test_transe():
@@ -85,12 +85,10 @@ def live_start(tmp_path_factory, tiny_config):
     return path
 
 
-def test_the_whole_loss_of_a_batch(tiny_config):
-    model = AlignModel(tiny_config, knowledge_graph=True)
-    enliven(model, lambda module: module.image_model(pictures(16, size=32)))
-    torch.nn.init.constant_(model.logit_scale, 3.0)
-    batch = {
-        "images": pictures(5, size=32),  # the first 3 with the first 3 texts are pairs
+def few_triples() -> dict[str, torch.Tensor]:
+    """A batch of 3 pairs, with 3 texts and 2 images more that come with 4 triples."""
+    return {
+        "images": pictures(5, size=32),
         "input_ids": torch.arange(5, 17).reshape(6, 2),
         "attention_mask": torch.ones(6, 2, dtype=torch.long),
         "relations": torch.tensor([0, 1, 2, 1]),
@@ -98,6 +96,24 @@ def test_the_whole_loss_of_a_batch(tiny_config):
         "tails": torch.tensor([4, 6 + 3, 5, 6 + 0]),
         "wrong_tails": torch.tensor([5, 6 + 4, 4, 6 + 3]),
     }
+
+
+@pytest.mark.parametrize(("weight", "triples"), [(1.0, True), (0.0, True), (1.0, False)])
+def test_what_is_trained_gets_a_gradient_and_nothing_else(weight, triples, tiny_config):
+    """Several processes wait for the gradients of all parameters that are trained, and forever if there is none."""
+    model = AlignModel(tiny_config, knowledge_graph=True)
+    AlignTraining(model, weight, triples)(few_triples(), 3)[0].backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+    untrained = {name.split(".")[0] for name, p in model.named_parameters() if not p.requires_grad}
+    assert untrained == {"text_model"} | (set() if weight and triples else {"relations_emb", "linear_relation"})
+
+
+def test_the_whole_loss_of_a_batch(tiny_config):
+    model = AlignModel(tiny_config, knowledge_graph=True)
+    enliven(model, lambda module: module.image_model(pictures(16, size=32)))
+    torch.nn.init.constant_(model.logit_scale, 3.0)
+    batch = few_triples()
     training = AlignTraining(model, 0.7, with_triples=True).eval()
     with torch.no_grad():
         loss, figures = training(batch, 3)

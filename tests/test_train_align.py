@@ -13,10 +13,11 @@ import torch
 from conftest import SPECIAL, WORDS, photograph
 
 import train_align as script
+from benchmarks.live_weights import enliven, pictures
 from models import align_training
-from models.align import AlignConfig
+from models.align import AlignConfig, AlignModel
 from models.align_trainer import AlignTrainer
-from models.checkpoint import load_checkpoint
+from models.checkpoint import load_checkpoint, save_checkpoint
 from models.encode import encode_images
 from models.loading import KNOWN_KEYS, TwoTower, load_align
 from models.pairs_data import AlignBatches, TextImage, Triple, distinct_batches, read_text_images, read_triples
@@ -117,16 +118,16 @@ def wait_for(run: subprocess.Popen, step: int) -> None:
 def test_killed_then_interrupted_then_resumed_is_as_if_nothing_happened(world, tmp_path, recall_table, photos):
     """Killed by SIGKILL, resumed with other processes that prepare batches, stopped by Ctrl-C, resumed to the end."""
     (tmp_path / "whole").mkdir()
-    held_out = {"val_csv": recall_table, "val_image_dir": photos, "eval_every": 20, "recall_k": 2}
-    settings = held_out | {"steps": 60, "save_every": 7}
+    held_out = {"val_csv": recall_table, "val_image_dir": photos, "eval_every": 10, "recall_k": 2}
+    settings = held_out | {"steps": 30, "save_every": 4}
     assert train(world, tmp_path / "whole", **settings) == 0
 
     run = start(world, tmp_path, **settings)
-    wait_for(run, 9)
+    wait_for(run, 6)
     os.killpg(run.pid, signal.SIGKILL)
     run.communicate()
     killed_at = load_checkpoint(tmp_path / "last.pth").extra["step"]
-    assert killed_at % 7 == 0 and 7 <= killed_at < 60
+    assert killed_at % 4 == 0 and 4 <= killed_at < 30
 
     run = start(world, tmp_path, **settings | {"save_every": 1000}, resume=True, num_workers=1)
     wait_for(run, killed_at + 3)
@@ -135,15 +136,14 @@ def test_killed_then_interrupted_then_resumed_is_as_if_nothing_happened(world, t
     assert run.returncode == 130 and errors.strip().endswith("interrupted") and "Traceback" not in errors
     assert "stopping after this step" in output
     stopped_at = load_checkpoint(tmp_path / "last.pth").extra["step"]
-    assert killed_at + 3 <= stopped_at < 60
+    assert killed_at + 3 <= stopped_at < 30
 
     assert train(world, tmp_path, **settings, resume=True) == 0
     for name in ("last.pth", "best.pth"):
         assert_same(tmp_path / name, tmp_path / "whole" / name)
     ours, theirs = (load_checkpoint(folder / "last.pth").extra for folder in (tmp_path, tmp_path / "whole"))
-    assert {key: ours[key] for key in ("step", "epoch", "best")} == {
-        key: theirs[key] for key in ("step", "epoch", "best")
-    }
+    for key in ("step", "epoch", "best"):
+        assert ours[key] == theirs[key]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pth", "last.pth", "whole"]  # nothing half-written
 
 
@@ -198,16 +198,17 @@ def test_nothing_to_resume(world, tmp_path, whole, capsys):
 # ---- numbers that explode ----
 
 
-@pytest.mark.parametrize(
-    ("what", "broken"), [("loss", lambda x: x * float("nan")), ("gradient", lambda x: x + (0 * x).sqrt())]
-)
-def test_a_nan_stops_names_its_step_and_keeps_the_last_good_checkpoint(what, broken, world, tmp_path, whole, capsys):
+EXPLODING = {"loss": lambda x: x * float("nan"), "gradient": lambda x: x + (0 * x).sqrt()}
+
+
+@pytest.mark.parametrize("what", EXPLODING)
+def test_a_nan_stops_names_its_step_and_keeps_the_last_good_checkpoint(what, world, tmp_path, whole, capsys):
     contrastive_loss, calls = align_training.contrastive_loss, []
 
     def exploding(*args):
         calls.append(args)
         loss, accuracy = contrastive_loss(*args)
-        return (broken(loss) if len(calls) == 5 else loss), accuracy
+        return (EXPLODING[what](loss) if len(calls) == 5 else loss), accuracy
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(align_training, "contrastive_loss", exploding)
@@ -223,16 +224,20 @@ def test_a_nan_stops_names_its_step_and_keeps_the_last_good_checkpoint(what, bro
 # ---- what comes out ----
 
 
-def test_it_learns_and_transe_brings_true_triples_closer(world, tmp_path, capsys):
-    assert train(world, tmp_path, steps=60, learning_rate=3e-3, augment=True) == 0
+def test_it_learns_and_transe_brings_true_triples_closer(world, whole, tmp_path, capsys):
+    model = AlignModel(AlignConfig(**load_checkpoint(whole).config), knowledge_graph=True)
+    enliven(model, lambda module: module.image_model(pictures(16, size=32)))  # vectors in all directions from the start
+    save_checkpoint(tmp_path / "start.pth", model)
+    settings = {"init_model_path": tmp_path / "start.pth", "no_dropout": True, "no_augment": True}
+    assert train(world, tmp_path, **settings, steps=60, learning_rate=3e-3, triple_batch=8) == 0
     lines = re.findall(r"contrast (\S+)  accuracy (\S+)  transe (\S+)  distance (\S+)  scale", capsys.readouterr().out)
     contrast, accuracy, transe, distance = np.array(lines, float).T
     first, final = slice(0, 5), slice(-10, None)
     assert len(lines) == 60
-    assert distance[final].mean() < 0.8 * distance[first].mean()
-    assert transe[final].mean() < 0.6 * transe[first].mean()
+    assert distance[final].mean() < 0.9 * distance[first].mean()
+    assert transe[final].mean() < 0.4 * transe[first].mean()
     assert contrast[final].mean() < 0.8 * contrast[first].mean()
-    assert accuracy[final].mean() > accuracy[first].mean()
+    assert accuracy[final].mean() > accuracy[first].mean() + 0.3
 
 
 def test_last_and_best_load_with_no_more_than_their_path(world, tmp_path, recall_table, photos, capsys):
@@ -315,7 +320,7 @@ def test_an_epoch_takes_every_pair_once_over_all_processes_and_no_text_twice_a_b
     for step in range(2):  # two batches of 2 · 3 pairs are an epoch
         texts = [text for part in parts for text in texts_in(part[step])[:3]]
         assert sorted(texts) == sorted(TEXTS)
-        seen += [index for index in parts[0].epoch(0)[step]]
+        seen += parts[0].epoch(0)[step]
     assert sorted(seen) == list(range(12))
     assert parts[0].epoch(1) != parts[0].epoch(0)
 
@@ -403,7 +408,7 @@ BAD_TABLES = {
         lambda t: t.replace("海底世界,has_image".encode(), "海底世界,is_near".encode()),
     ),
     r"triples\.csv, line 1: 2 fields instead of 3": ("triples.csv", lambda t: t.replace(b",has_image,", b",", 1)),
-    r"triples\.csv: '西湖' has every tail of has_image": (
+    r"triples\.csv: '古镇' has every tail of has_image": (
         "triples.csv",
         lambda t: "西湖,has_image,1.png\n古镇,has_image,1.png\n".encode(),
     ),
