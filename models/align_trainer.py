@@ -118,7 +118,7 @@ class AlignTrainer:
         if self.process.first:
             recall = self.held_out.recall(self.towers, self.config.recall_k)
             print(f"step {self.step}/{self.config.steps}  held-out recall@{self.config.recall_k} = {recall:.3f}")
-            if recall > self.best:
+            if recall >= self.best:  # of equal ones the later, which was trained longer
                 self.best = recall
                 self.save(self.config.best_path)
         self.process.wait()
