@@ -59,9 +59,12 @@ def stop_request():
 
 
 def ignore_signals(worker: int) -> None:
-    """For the processes that prepare batches: only the main one decides when to stop."""
+    """For the processes that prepare batches: only the main one decides when to stop, and they end when it has ended.
+
+    Ctrl-C and torchrun's SIGTERM go to the whole process group; without them the main one could not finish its step.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def batches_ahead(dataset: Dataset, steps: range, num_workers: int | None, device: torch.device) -> Iterator[Any]:

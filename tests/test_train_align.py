@@ -1,5 +1,6 @@
 """Training of the recall model as a user runs it: exact resuming, interruption, what is kept and loads, bad input."""
 
+import multiprocessing
 import os
 import re
 import signal
@@ -170,6 +171,24 @@ def stop_after(step: int, world, folder, **settings) -> None:
         patch.setattr(AlignTrainer, "take_step", take_step_and_stop)
         assert train(world, folder, **settings) == 130
     assert load_checkpoint(folder / "last.pth").extra["step"] == step
+
+
+def test_sigterm_stops_as_ctrl_c_does(world, tmp_path, whole):
+    """As torchrun and job schedulers send it: to the processes that prepare batches too."""
+    take_step = AlignTrainer.take_step
+
+    def take_step_and_terminate(self, batch, stop):
+        if self.step == 2:
+            for pid in [child.pid for child in multiprocessing.active_children()] + [os.getpid()]:
+                os.kill(pid, signal.SIGTERM)
+        return take_step(self, batch, stop)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AlignTrainer, "take_step", take_step_and_terminate)
+        assert train(world, tmp_path, num_workers=1) == 130
+    assert load_checkpoint(tmp_path / "last.pth").extra["step"] == 4
+    assert train(world, tmp_path, resume=True) == 0
+    assert_same(tmp_path / "last.pth", whole)
 
 
 def test_other_sizes_and_settings_are_not_resumed(world, tmp_path, whole, capsys):
