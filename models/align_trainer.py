@@ -100,8 +100,8 @@ class AlignTrainer:
     def check_finite(self, value: float, what: str) -> None:
         if not math.isfinite(value):
             raise InputError(
-                f"step {self.step + 1}: the {what} is {value}; lower learning_rate. "
-                f"{self.config.last_path} keeps what was last written"
+                f"step {self.step + 1}: the {what} is {value}; {self.config.last_path} keeps what was last written: "
+                "go on from there with --init-model-path and a lower learning_rate"
             )
 
     def log(self, total: Counter, seconds: float) -> None:
