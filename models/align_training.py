@@ -15,8 +15,10 @@ from .errors import InputError
 from .images import list_images, poi_of_image
 from .loading import TwoTower
 from .losses import contrastive_loss, gather_rows, transe_loss
+from .pairs_data import unreadable_images
 from .recall_metrics import recall_at_k
 from .recall_results import RecallScores
+from .script import listing
 from .tables import poi_names, read_recall_table
 
 
@@ -76,6 +78,9 @@ class HeldOut(NamedTuple):
     def load(cls, table: str | Path, image_dir: str | Path) -> "HeldOut":
         names = poi_names(read_recall_table(table))
         paths = [path for path in list_images(image_dir) if "_" in path.name]
+        bad = unreadable_images(image_dir, [path.name for path in paths])
+        listing("held-out images that cannot be read", [f"{name}: {reason}" for name, reason in bad.items()])
+        paths = [path for path in paths if path.name not in bad]
         if not names.keys() & {poi_of_image(path.name) for path in paths}:
             raise InputError(f"{image_dir}: none of its images is one of a POI in {table}")
         return cls(names, paths)

@@ -219,7 +219,7 @@ def test_other_sizes_and_settings_are_not_resumed(world, tmp_path, whole, capsys
 
 def test_nothing_to_resume(world, tmp_path, whole, capsys):
     assert train(world, tmp_path, resume=True) == 1
-    assert "last.pth: no such file" in capsys.readouterr().err
+    assert "last.pth: no such file, so there is nothing to resume" in capsys.readouterr().err
     content = torch.load(whole)
     torch.save({key: content[key] for key in ("state_dict", "config")}, tmp_path / "last.pth")
     assert train(world, tmp_path, resume=True) == 1
@@ -422,6 +422,23 @@ def test_pairs_without_a_readable_image_are_left_out_counted_and_listed(world, t
         assert train(world, tmp_path, **unchecked) == 1
         error = capsys.readouterr().err
         assert re.fullmatch(rf"error: {tmp_path}/images/[34]\.png: .*\n", error)
+
+
+def test_held_out_images_that_cannot_be_read_are_listed_and_none_left_is_an_error(
+    world, tmp_path, recall_table, photos, capsys
+):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "10060_1.jpg").write_bytes((photos / "10060_1.jpg").read_bytes())
+    (tmp_path / "photos" / "10060_2.png").write_bytes(b"no image")
+    held_out = {"val_csv": recall_table, "val_image_dir": tmp_path / "photos"}
+    assert train(world, tmp_path, **held_out, steps=1) == 0
+    output = capsys.readouterr().out
+    assert "held-out images that cannot be read: 1\n  10060_2.png: no image" in output
+    assert "held-out recall@5 = 0.250" in output  # that POI is found among the only image, the three others are not
+    (tmp_path / "photos" / "10060_1.jpg").write_bytes(b"no image")
+    assert train(world, tmp_path, **held_out, steps=1) == 1
+    error = capsys.readouterr().err
+    assert "photos: none of its images is one of a POI in" in error and error.count("\n") == 1
 
 
 def spoiled(world, folder, name, edit) -> Path:
