@@ -24,11 +24,10 @@ CONFIG = {
     "top_k": None,  # write only this many best images of each POI; None: all
 }
 
-import sys
 
 from models.errors import InputError
 from models.images import poi_of_image
-from models.script import from_here, from_root, listing, progress, run_script
+from models.script import from_here, from_root, leave, listing, progress, run_script
 
 HUB_NAMES = {  # of the baselines as they were published
     "taiyi": "IDEA-CCNL/Taiyi-CLIP-Roberta-102M-Chinese",
@@ -107,4 +106,4 @@ def split_by_name(paths):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -23,11 +23,10 @@ CONFIG = {
     "precision": "fp32",  # fp32 (exact), bf16 or fp16
 }
 
-import sys
 from pathlib import Path
 
 from models.errors import InputError
-from models.script import listing, run_script
+from models.script import leave, listing, run_script
 
 
 def main(argv=None) -> int:
@@ -118,4 +117,4 @@ def report_metrics(pairs, scores_a, scores_b) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

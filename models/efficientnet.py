@@ -10,7 +10,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.models.efficientnet import EfficientNet, MBConv, MBConvConfig
 from torchvision.ops.misc import Conv2dNormActivation
 
@@ -90,6 +90,8 @@ def fold_batch_norm(model: EfficientNet) -> EfficientNet:
     """A copy for inference with each batch-norm folded into its convolution, channels last: equal to 1e-6, faster."""
     model = copy.deepcopy(model).eval()
     for layer in [module for module in model.modules() if isinstance(module, Conv2dNormActivation)]:
-        layer[0] = fuse_conv_bn_eval(layer[0], layer[1])
+        conv, norm = layer[0], layer[1]
+        statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
         layer[1] = nn.Identity()
     return model.to(memory_format=torch.channels_last)

@@ -52,15 +52,13 @@ def wilson_interval(hits: int, count: int, z: float = NORMAL_95) -> tuple[float,
 
 
 def roc_auc(differences: np.ndarray, labels: np.ndarray) -> float:
-    """How often the difference of a pair with label 1 is above that of a pair with label 0, equal ones counting half.
+    """scikit-learn's: how often the difference of a pair with label 1 is above that of one with label 0, ties half.
 
-    Over all such couples.  Written out because importing scikit-learn would cost a second of each run.
+    NaN where all labels are equal.
     """
-    if labels.all() or not labels.any():
-        return math.nan
-    positive, negative = differences[labels], np.sort(differences[~labels])
-    below, not_above = (np.searchsorted(negative, positive, side) for side in ("left", "right"))
-    return float((below + not_above).mean() / 2 / len(negative))
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(labels, differences)) if len(set(labels.tolist())) == 2 else math.nan
 
 
 def by_category(

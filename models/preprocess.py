@@ -18,7 +18,8 @@ class Preprocess:
         self.size = size
 
     def __call__(self, image: Image.Image) -> Tensor:
-        pixels = resize_linear(np.asarray(image.convert("RGB")), self.size, self.size)
+        image = image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+        pixels = resize_linear(np.asarray(image), self.size, self.size)
         return normalise(torch.from_numpy(pixels))
 
 
