@@ -72,8 +72,8 @@ class RankingTrainer:
                     if stop.requested:
                         break
                 if self.step % per_epoch == 0:
-                    self.log(epoch, total, time.perf_counter() - since)
-                    self.validate(epoch, validation)
+                    figures = self.figures(total, time.perf_counter() - since)
+                    self.validate(epoch, validation, figures)
                 self.save(self.last_path, optimizer=self.optimizer.state_dict())
                 if stop.requested:
                     raise KeyboardInterrupt
@@ -112,14 +112,14 @@ class RankingTrainer:
                 f"What was last written, {self.last_path} for one, is kept"
             )
 
-    def log(self, epoch: int, total: Counter, seconds: float) -> None:
-        """Print what an epoch gave; of one that was resumed, the part since then."""
+    def figures(self, total: Counter, seconds: float) -> str:
+        """What an epoch gave in training; of one that was resumed, the part since then."""
         count = total["pairs"]
         means = f"loss {total['loss'] / count:.4f}  accuracy {total['hits'] / count:.4f}"
-        print(f"epoch {epoch}/{self.config.epochs}  {means}  {count / seconds:.0f} pairs/s", end="  ", flush=True)
+        return f"{means}  {count / seconds:.0f} pairs/s"
 
-    def validate(self, epoch: int, validation: EncodedPairs) -> None:
-        """Print the validation accuracy, and if it is the best so far keep the weights instead of the earlier best."""
+    def validate(self, epoch: int, validation: EncodedPairs, figures: str) -> None:
+        """Log the epoch with its validation accuracy; the best weights so far replace the earlier best."""
         pairs, *vectors = validation
         self.model.eval()
         scores = score_pairs(self.model, self.poi, pairs, *vectors)
@@ -127,7 +127,8 @@ class RankingTrainer:
         self.check_finite(torch.from_numpy(np.stack(scores)), "validation score", self.step)
         accuracy = pair_metrics(*scores, [pair.label for pair in pairs]).auc
         better = accuracy > self.best
-        print(f"validation {accuracy:.4f}" + (", the best so far" if better else ""), flush=True)
+        validated = f"validation {accuracy:.4f}" + (", the best so far" if better else "")
+        print(f"epoch {epoch}/{self.config.epochs}  {figures}  {validated}", flush=True)
         if better:
             earlier, self.best, self.best_epoch = self.best_path, accuracy, epoch
             self.save(self.best_path)

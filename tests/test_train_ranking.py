@@ -169,7 +169,7 @@ def test_a_run_that_was_stopped_goes_on_exactly(world, augment, workers, way, mo
             assert world.run(augment, num_workers=workers) == 130
     assert world.last().extra["step"] == (4 if way == "killed" else 7)
     assert world.run(augment, "--resume", num_workers=workers) == 0
-    assert world.best().name.removeprefix("out") == world.best("whole").name.removeprefix("whole")
+    assert world.best().name[3:] == world.best("whole").name[5:]
     assert same(load_checkpoint(world.best()).state, load_checkpoint(world.best("whole")).state)
     resumed, whole = world.last(), world.last("whole")
     assert same(resumed.state, whole.state) and resumed.extra["step"] == whole.extra["step"] == 12
@@ -186,6 +186,15 @@ def test_a_finished_run_can_get_more_epochs(world):
     other = world.folder / "other"
     assert world.run("--no-augment", epochs=4, seed=1, output_prefix=other) == 0
     assert not same(world.last("other").state, world.last("whole").state), "the seed decides"
+
+
+def test_a_resumed_run_keeps_its_recall_model(world, tiny_align, tiny_config):
+    assert world.run("--augment", output_prefix=world.folder / "whole") == 0
+    assert world.run("--augment", epochs=2) == 0
+    save_checkpoint(world.folder / "retrained.pth", AlignModel(tiny_config))
+    assert world.run("--augment", "--resume", align_path=world.folder / "retrained.pth") == 0
+    assert same(world.last().state, world.last("whole").state)
+    assert world.best().name[3:] == world.best("whole").name[5:]
 
 
 def test_a_ranking_checkpoint_to_start_from_brings_its_recall_model(world, tiny_align):
