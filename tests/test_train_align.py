@@ -147,7 +147,7 @@ def test_killed_then_interrupted_then_resumed_is_as_if_nothing_happened(start, w
     os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to the processes that prepare batches too
     output, errors = run.communicate(timeout=120)
     assert run.returncode == 130 and errors.strip().endswith("interrupted") and "Traceback" not in errors
-    assert "stopping after this step" in output
+    assert output.count("stopping after this step") == 1  # the others ignore it
     stopped_at = load_checkpoint(tmp_path / "last.pth").extra["step"]
     assert killed_at + 3 <= stopped_at < 30
 
