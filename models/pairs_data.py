@@ -89,7 +89,7 @@ def check_contrast(triples: Sequence[Triple], path: str | Path) -> None:
     tails = {
         relation: len({triple.tail for triple in triples if triple.relation == relation}) for relation in RELATIONS
     }
-    for (head, relation), own in Counter((triple.head, triple.relation) for triple in set(triples)).items():
+    for (head, relation), own in Counter((triple.head, triple.relation) for triple in dict.fromkeys(triples)).items():
         if own == tails[relation]:
             raise InputError(f"{path}: {head!r} has every tail of {relation}; a wrong one is needed for the loss")
 
