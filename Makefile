@@ -44,7 +44,7 @@ demo: install
 	  --output-npz demo/poi_vectors.npz
 	$(BIN)/python train_ranking.py --dataset-csv demo/ranking_train.csv --val-csv demo/ranking_val.csv \
 	  --image-dir demo/ranking_images --align-path demo/align_best.pth --bert-path demo/bert \
-	  --poi-image-vectors demo/poi_vectors.npz --output-prefix demo/ranking --no-augment --epochs 12
+	  --poi-image-vectors demo/poi_vectors.npz --output-prefix demo/ranking --no-augment --epochs 8
 	$(BIN)/python local_eval_test.py $(RANKER) $(PAIRS) --poi-image-vectors demo/poi_vectors.npz \
 	  --output-csv demo/pair_scores.csv
 	$(BIN)/python -m benchmarks.zero_poi_vectors

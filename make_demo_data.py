@@ -12,7 +12,7 @@ CONFIG = {
     "pois": 40,  # of the 576 sights of this world
     "new_pois": 8,  # of these, whose names no training text has and whose sights no training image shows
     "item_images": 2000,  # training images with item titles for their text, besides those of the POIs
-    "train_pairs": 2400,  # ranking pairs for training
+    "train_pairs": 6000,  # ranking pairs for training
     "test_pairs": 600,  # ranking pairs for validation, and as many for the test
     "seed": 0,  # of everything
 }
@@ -51,8 +51,8 @@ CATEGORIES = {
 POI_IMAGES, VAL_IMAGES, TEST_IMAGES = 20, 4, 10  # of each POI, for training and POI vectors, validation, test
 RANKING_IMAGES = 25  # of each POI, in each of the three ranking tables
 APPEAL = {"晴": 1.0, "雪": 0.5, "雾": -0.5, "雨": -1.0, "晨": 0.5, "午": 0.0, "夜": -0.5}  # what people like to click
-OWN_POI = 2.5  # how much more they like an image that shows one of the item's POIs
-NOISE = 0.6  # scale of the logistic noise of their clicks
+OWN_POI = 3.0  # how much more they like an image that shows one of the item's POIs
+NOISE = 0.3  # scale of the logistic noise of their clicks
 
 
 def main(argv=None) -> int:

@@ -31,26 +31,26 @@ def main(argv=None) -> int:
 
 
 def report(config) -> None:
-    from models.recall_metrics import hits, own_ranks
+    from models.recall_metrics import hits, own_images
     from models.recall_results import read_recall_scores
 
     folder = Path(config.demo_dir)
     scores = read_recall_scores(folder / "recall_scores.csv")
     new_names = set((folder / "new_names.txt").read_text(encoding="utf-8").split())
     new = [name in new_names for name in scores.poi_names]
-    ranks = own_ranks(scores)
+    own = own_images(scores)
     print(f"\n{'':58}measured  chance")
     for k in (5, 1):
-        chance = random_hit(len(scores.images), len(ranks[0]), k)
-        line(f"recall@{k}, all {len(new)} POIs, images never seen in training", hits(ranks, k).mean(), chance)
-        unseen = [own for own, is_new in zip(ranks, new, strict=True) if is_new]
+        chance = random_hit(len(scores.images), len(own[0].ranks), k)
+        line(f"recall@{k}, all {len(new)} POIs, images never seen in training", hits(own, k).mean(), chance)
+        unseen = [images for images, is_new in zip(own, new, strict=True) if is_new]
         line(f"recall@{k}, the {len(unseen)} POIs whose names were never trained on", hits(unseen, k).mean(), chance)
     line("AUC within pairs, items never seen in training", pair_auc(folder / "pair_scores.csv"), 0.5)
     line("the same with POI vectors set to zero", pair_auc(folder / "zero_vectors_scores.csv"), 0.5)
     print()
     for pattern, what in FILES.items():
         for path in sorted(folder.glob(pattern)):
-            print(f"{from_here(path.resolve()):40} {what}")
+            print(f"{from_here(path.resolve()):30} {what}")
 
 
 def line(what: str, measured: float, chance: float) -> None:
@@ -59,6 +59,7 @@ def line(what: str, measured: float, chance: float) -> None:
 
 def random_hit(images: int, own: int, k: int) -> float:
     """The chance that at least one of `own` images is among K drawn from all `images`."""
+    k = min(k, images)
     return 1 - math.comb(images - own, k) / math.comb(images, k)
 
 
