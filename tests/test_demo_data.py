@@ -143,6 +143,17 @@ def test_every_part_of_a_name_can_be_seen():
             assert changed == base or np.abs(mean_picture(changed) - picture).mean() > 1.5, choice
 
 
+def test_rain_and_snow_fall():
+    """Nothing else puts fine detail into the sky."""
+
+    def detail(weather):
+        random = np.random.default_rng(0)
+        skies = [np.asarray(draw(Sight(weather, "午", "红", "城"), random), np.float32)[:30] for _ in range(30)]
+        return np.mean([np.abs(np.diff(sky, axis=1)).mean() for sky in skies])
+
+    assert min(detail("雨"), detail("雪")) > 1.1 * max(detail("晴"), detail("雾")), [detail(w) for w in WEATHERS]
+
+
 def test_names_of_the_sights_are_distinct():
     assert len({sight.name for sight in all_sights()}) == 576
 
