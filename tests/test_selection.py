@@ -144,10 +144,8 @@ def expected_rows(ranking_file, poi_file, pool, vocabulary, recall_k, rejected_k
     paths, vectors, _ = encode_images(towers, list_images(pool))
     names = [path.name for path in paths]
     click_vectors = encode_images(own_towers, paths).vectors
-    for each in (
-        vectors,
-        click_vectors,
-    ):  # copies of a file are equal to the last digit, wherever they stand in a batch
+    vectors, click_vectors = vectors.clone(), click_vectors.clone()
+    for each in (vectors, click_vectors):  # copies of a file are equal to the last digit
         each[names.index("99.png")] = each[names.index("11.png")]
     rows = []
     for item in ITEMS:
