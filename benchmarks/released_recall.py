@@ -23,15 +23,14 @@ def main(argv=None) -> int:
 
 
 def score_images(config) -> None:
-    import torch
-
     from benchmarks.released_procedure import ReleasedAlign, encode_images, encode_texts, tokenizer
+    from models.checkpoint import load_checkpoint
 
     with open(config.dataset_csv, encoding="utf-8", newline="") as file:
         names = {row[0]: row[1] for row in csv.reader(file)}
     paths = sorted(Path(config.image_dir).iterdir())
     model = ReleasedAlign()
-    tensors = torch.load(config.model_path, map_location="cpu", weights_only=False)["state_dict"]
+    tensors = load_checkpoint(config.model_path).state
     model.load_state_dict({key: value for key, value in tensors.items() if key in model.state_dict()})
     model.eval()
     images = encode_images(model, paths)
