@@ -141,7 +141,7 @@ def starting_towers(config):
 
     torch.manual_seed(config.seed)
     keys = ("text_layers", "image_size", "image_width", "image_depth", "embed_dim")
-    sizes = {"vocab_size": len(Tokenize(config.bert_path).tokenizer)} | bert_sizes(config.bert_path)
+    sizes = {"vocab_size": Tokenize(config.bert_path).size} | bert_sizes(config.bert_path)
     sizes = AlignConfig(**sizes | {key: getattr(config, key) for key in keys})
     model = starting_model(sizes, config.init_model_path, config.init_bert_dir, config.init_image_path)
     count = sum(parameter.numel() for parameter in model.parameters()) / 1e6

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .efficientnet import B3_DEPTH, B3_WIDTH, efficientnet, fold_batch_norm
+from .bert import Bert
+from .efficientnet import B3_DEPTH, B3_WIDTH, EfficientNet, fold_batch_norm
 
 
 @dataclass(frozen=True)
@@ -36,20 +37,16 @@ class AlignModel(nn.Module):
 
     def __init__(self, config: AlignConfig | None = None, knowledge_graph: bool = False):
         super().__init__()
-        from transformers import BertConfig, BertModel
-
         self.config = config = config or AlignConfig()
         self.logit_scale = nn.Parameter(torch.tensor(1.0))  # multiplies the cosine in the loss, not exponentiated
-        self.image_model = efficientnet(config.embed_dim, config.image_width, config.image_depth)
-        self.text_model = BertModel(
-            BertConfig(
-                vocab_size=config.vocab_size,
-                hidden_size=config.text_dim,
-                num_hidden_layers=config.text_layers,
-                num_attention_heads=config.text_heads,
-                intermediate_size=config.text_hidden,
-                max_position_embeddings=config.text_positions,
-            )
+        self.image_model = EfficientNet(config.embed_dim, config.image_width, config.image_depth)
+        self.text_model = Bert(
+            config.vocab_size,
+            config.text_dim,
+            config.text_layers,
+            config.text_heads,
+            config.text_hidden,
+            config.text_positions,
         )
         self.image_hidden_layer = nn.Linear(config.embed_dim, config.embed_dim)
         self.text_hidden_layer = nn.Linear(config.text_dim, config.embed_dim)
@@ -64,8 +61,7 @@ class AlignModel(nn.Module):
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, T) token ids and mask from `Tokenize` -> (B, embed_dim), L2-normalised."""
-        tokens = self.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return F.normalize(self.text_hidden_layer(tokens[:, 0]), dim=-1)  # of (B, T, text_dim) the first token
+        return F.normalize(self.text_hidden_layer(self.text_model(input_ids, attention_mask)), dim=-1)
 
     def image_tower(self) -> nn.Module:
         """A copy of the image side for fast inference: (B, 3, H, W) -> (B, embed_dim), equal to 1e-5."""

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from .align import AlignModel
 from .encode import encode_images, encode_texts
@@ -29,7 +28,7 @@ class AlignTraining(nn.Module):
         super().__init__()
         if not dropout:
             for module in model.modules():
-                if isinstance(module, nn.Dropout | StochasticDepth):
+                if isinstance(module, nn.Dropout):
                     module.p = 0.0
         self.model, self.triple_weight = model, triple_weight if with_triples else 0.0
         model.image_model.to(memory_format=torch.channels_last)  # much faster, on a CPU too

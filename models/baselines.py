@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .checkpoint import RELEASE, load_checkpoint, load_weights, named
 from .errors import InputError
 from .images import ImageError
-from .loading import TwoTower, resolve_device, without_initialisation
+from .loading import TwoTower, resolve_device
 
 TAIYI_URL = f"{RELEASE}/v0.3/pytorch_model.bin"  # its text tower as the paper's authors fine-tuned it
 CLIP = "openai/clip-vit-base-patch32"
@@ -33,11 +33,12 @@ def load_taiyi(
     the folder's own pytorch_model.bin, such as the authors' (TAIYI_URL).
     """
     from transformers import BertConfig, BertForSequenceClassification, CLIPModel
+    from transformers.initialization import no_init_weights
 
     device = resolve_device(device)
     if weights:
         config = from_hub(BertConfig, model_path)
-        with without_initialisation():
+        with no_init_weights():
             bert = BertForSequenceClassification(config)
         state, *_ = load_checkpoint(weights, TAIYI_URL)
         # saved by an older transformers, where the positions were in the file

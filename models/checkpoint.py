@@ -93,7 +93,9 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], path: str | Path, k
     ]
     if any(problems):
         raise InputError(f"{path}: does not fit the model: {'; '.join(filter(None, problems))}")
-    model.load_state_dict(state)
+    # A tensor without memory is replaced by the file's, one with memory filled from it.
+    without_memory = any(tensor.is_meta for tensor in wanted.values())
+    model.load_state_dict({key: state[key].to(wanted[key].dtype) for key in wanted}, assign=without_memory)
 
 
 def named(what: str, names: list[str], most: int = 3) -> str:

@@ -1,18 +1,17 @@
-"""EfficientNet-B3 as efficientnet_pytorch 0.7.1 computes it, built from torchvision's (Tan & Le, ICML 2019).
+"""EfficientNet (Tan & Le, ICML 2019) as efficientnet_pytorch 0.7.1 computes it, under its parameter names.
 
-Both libraries hold the same tensors in the same order.  Three things differ, and each of them ruins the embedding
-silently: the batch-norm constants, the padding of strided convolutions, and the tensors' names.
+Written out here because torchvision's differs in what ruins an embedding silently, the batch-norm constants and the
+padding of strided convolutions, and because importing torchvision takes as long as encoding fifty photographs.
 """
 
 import copy
+import math
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torchvision.models.efficientnet import EfficientNet, MBConv, MBConvConfig
-from torchvision.ops.misc import Conv2dNormActivation
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 # expansion, kernel, stride, input channels, output channels, blocks: EfficientNet-B0, Table 1 of the paper
 B0_STAGES = (
@@ -26,6 +25,69 @@ B0_STAGES = (
 )
 B3_WIDTH, B3_DEPTH = 1.2, 1.4
 BATCH_NORM = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
+STOCHASTIC_DEPTH = 0.2  # of the last block; it grows from 0 at the first
+
+
+class EfficientNet(nn.Module):
+    """(B, 3, H, W) -> (B, num_outputs).  `width` and `depth` multiply B0's channels and blocks."""
+
+    FOLDED = (("_conv_stem", "_bn0"), ("_conv_head", "_bn1"))
+
+    def __init__(self, num_outputs: int, width: float = B3_WIDTH, depth: float = B3_DEPTH):
+        super().__init__()
+        blocks = []  # arguments of each MBConv
+        for expansion, kernel, stride, inputs, outputs, repeats in B0_STAGES:
+            inputs, outputs = scaled(inputs, width), scaled(outputs, width)
+            blocks.append((expansion, kernel, stride, inputs, outputs))
+            blocks += [(expansion, kernel, 1, outputs, outputs)] * (math.ceil(repeats * depth) - 1)
+        stem, last = blocks[0][3], blocks[-1][4]
+        self._conv_stem, self._bn0 = convolution(3, stem, kernel=3, stride=2), BATCH_NORM(stem)
+        self._blocks = nn.Sequential(
+            *(MBConv(*block, STOCHASTIC_DEPTH * number / len(blocks)) for number, block in enumerate(blocks))
+        )
+        self._conv_head, self._bn1 = convolution(last, 4 * last, kernel=1), BATCH_NORM(4 * last)
+        self._dropout = nn.Dropout(0.3)
+        self._fc = nn.Linear(4 * last, num_outputs)
+        self.apply(initialise)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._fc(self._dropout(self.features(images).mean((2, 3))))
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, C, H / 32, W / 32)."""
+        x = F.silu(self._bn0(self._conv_stem(images)), inplace=True)
+        return F.silu(self._bn1(self._conv_head(self._blocks(x))), inplace=True)
+
+
+class MBConv(nn.Module):
+    """A mobile inverted bottleneck (Sandler et al., CVPR 2018) with squeeze-and-excitation (Hu et al., CVPR 2018)."""
+
+    FOLDED = (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"))
+
+    def __init__(self, expansion: int, kernel: int, stride: int, inputs: int, outputs: int, drop: float):
+        super().__init__()
+        inner, squeezed = inputs * expansion, max(1, inputs // 4)
+        self.expands, self.residual = expansion > 1, stride == 1 and inputs == outputs
+        if self.expands:
+            self._expand_conv, self._bn0 = convolution(inputs, inner, kernel=1), BATCH_NORM(inner)
+        self._depthwise_conv, self._bn1 = convolution(inner, inner, kernel, stride, groups=inner), BATCH_NORM(inner)
+        self._se_reduce, self._se_expand = nn.Conv2d(inner, squeezed, 1), nn.Conv2d(squeezed, inner, 1)
+        self._project_conv, self._bn2 = convolution(inner, outputs, kernel=1), BATCH_NORM(outputs)
+        self.stochastic_depth = nn.Dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        if self.expands:
+            y = F.silu(self._bn0(self._expand_conv(y)), inplace=True)
+        y = F.silu(self._bn1(self._depthwise_conv(y)), inplace=True)  # (B, inner, H/stride, W/stride)
+        gates = F.silu(self._se_reduce(y.mean((2, 3), keepdim=True)), inplace=True)
+        y = y * torch.sigmoid(self._se_expand(gates))  # gates: (B, inner, 1, 1)
+        y = self._bn2(self._project_conv(y))
+        if not self.residual:
+            return y
+        if self.training:  # leaves the whole block out for some images of the batch
+            y = y * self.stochastic_depth(y.new_ones(len(y), 1, 1, 1))
+        return x + y
 
 
 class TrailingPadConv2d(nn.Conv2d):
@@ -39,59 +101,39 @@ class TrailingPadConv2d(nn.Conv2d):
         return super().forward(F.pad(input, (0, 1, 0, 1)))
 
 
-def efficientnet(num_outputs: int, width: float = B3_WIDTH, depth: float = B3_DEPTH) -> EfficientNet:
-    """An EfficientNet whose forward maps (B, 3, H, W) to (B, num_outputs); its state dict has the released names."""
-    stages = [MBConvConfig(*stage, width_mult=width, depth_mult=depth) for stage in B0_STAGES]
-    model = EfficientNet(stages, dropout=0.3, num_classes=num_outputs, norm_layer=BATCH_NORM)
-    for layer in [module for module in model.modules() if isinstance(module, Conv2dNormActivation)]:
-        conv = layer[0]
-        if conv.kernel_size == (3, 3) and conv.stride == (2, 2):
-            conv.__class__, conv.padding = TrailingPadConv2d, (0, 0)
-
-    to_released = released_names(model)
-    to_torchvision = {released: name for name, released in to_released.items()}
-    model.register_state_dict_post_hook(lambda module, state, prefix, _: rename(state, prefix, to_released))
-    model.register_load_state_dict_pre_hook(lambda module, state, prefix, *_: rename(state, prefix, to_torchvision))
-    return model
+def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    if (kernel, stride) == (3, 2):
+        return TrailingPadConv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
 
 
-def released_names(model: EfficientNet) -> dict[str, str]:
-    """torchvision's name of every layer that holds tensors -> efficientnet_pytorch's name of it."""
-    last = len(model.features) - 1
-    names = {
-        "features.0.0": "_conv_stem",
-        "features.0.1": "_bn0",
-        f"features.{last}.0": "_conv_head",
-        f"features.{last}.1": "_bn1",
-        "classifier.1": "_fc",
-    }
-    blocks = [(name, module) for name, module in model.named_modules() if isinstance(module, MBConv)]
-    for number, (name, module) in enumerate(blocks):
-        layers = ["expand"] * (len(module.block) == 4) + ["depthwise", "squeeze", "project"]
-        for index, layer in enumerate(layers):
-            ours, theirs = f"{name}.block.{index}", f"_blocks.{number}"
-            if layer == "squeeze":
-                names |= {f"{ours}.fc1": f"{theirs}._se_reduce", f"{ours}.fc2": f"{theirs}._se_expand"}
-            else:
-                norm = {"expand": "_bn0", "depthwise": "_bn1", "project": "_bn2"}[layer]
-                names |= {f"{ours}.0": f"{theirs}._{layer}_conv", f"{ours}.1": f"{theirs}.{norm}"}
-    return names
+def scaled(channels: int, width: float) -> int:
+    """The nearest multiple of 8, but at least 8 and never less than 90 % of what is asked for."""
+    wanted = channels * width
+    rounded = max(8, int(wanted + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * wanted else rounded
 
 
-def rename(state: dict, prefix: str, names: dict[str, str]) -> None:
-    """Rename, in place and in order, the tensors `{prefix}{layer}.{tensor}` of a state dict by their layer."""
-    for key in list(state):
-        layer, _, tensor = key.removeprefix(prefix).rpartition(".")
-        renamed = f"{prefix}{names[layer]}.{tensor}" if key.startswith(prefix) and layer in names else key
-        state[renamed] = state.pop(key)
+@torch.no_grad()
+def initialise(module: nn.Module) -> None:
+    """As the paper's code and torchvision have it: normal of variance 2 / fan-out; uniform for the last layer."""
+    if not isinstance(module, nn.Conv2d | nn.Linear) or module.weight.is_meta:
+        return
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out")
+    else:
+        bound = module.out_features**-0.5
+        nn.init.uniform_(module.weight, -bound, bound)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
 
 
 def fold_batch_norm(model: EfficientNet) -> EfficientNet:
     """A copy for inference with each batch-norm folded into its convolution, channels last: equal to 1e-6, faster."""
     model = copy.deepcopy(model).eval()
-    for layer in [module for module in model.modules() if isinstance(module, Conv2dNormActivation)]:
-        conv, norm = layer[0], layer[1]
-        statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-        conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
-        layer[1] = nn.Identity()
+    for module in [module for module in model.modules() if isinstance(module, EfficientNet | MBConv)]:
+        for conv, norm in module.FOLDED:
+            if hasattr(module, conv):
+                setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
+                setattr(module, norm, nn.Identity())
     return model.to(memory_format=torch.channels_last)

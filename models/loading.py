@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,8 +37,7 @@ def load_align(model_path: str | Path, bert_path: str = "bert-base-chinese", dev
     if any(key.startswith("align_model.") for key in state):
         raise InputError(f"{model_path}: this is a ranking checkpoint; the recall model is wanted (align_model.pth)")
     config = config_from(AlignConfig, config, model_path)
-    with without_initialisation():
-        model = AlignModel(config)
+    model = empty(AlignModel, config)
     load_weights(model, state, model_path, known=KNOWN_KEYS)
     return TwoTower(model.eval().to(device), Preprocess(config.image_size), load_tokenize(bert_path, config))
 
@@ -60,8 +58,7 @@ def load_ranking(model_path: str | Path, bert_path: str = "bert-base-chinese", d
             f"{model_path}: this is a recall checkpoint; the ranking model is wanted (the .ckpt of {RANKING_URL})"
         )
     config = config_from(RankingConfig, config, model_path)
-    with without_initialisation():
-        model = RankingModel(config)
+    model = empty(RankingModel, config)
     load_weights(model, state, model_path, known=tuple(f"align_model.{key}" for key in KNOWN_KEYS))
     model = model.eval().to(device)
     towers = TwoTower(model.align_model, Preprocess(config.image_size), load_tokenize(bert_path, config))
@@ -71,9 +68,9 @@ def load_ranking(model_path: str | Path, bert_path: str = "bert-base-chinese", d
 def load_tokenize(bert_path: str, config: AlignConfig) -> Tokenize:
     """The tokeniser, checked against the model: every id must have an embedding."""
     tokenize = Tokenize(bert_path)
-    if len(tokenize.tokenizer) > config.vocab_size:
+    if tokenize.size > config.vocab_size:
         raise InputError(
-            f"{bert_path}: {len(tokenize.tokenizer)} tokens, but the model knows {config.vocab_size}; "
+            f"{bert_path}: {tokenize.size} tokens, but the model knows {config.vocab_size}; "
             "set bert_path to the vocabulary it was trained with"
         )
     return tokenize
@@ -91,13 +88,10 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-@contextmanager
-def without_initialisation():
-    """Build a module without drawing random weights that a checkpoint overwrites at once."""
-    from transformers.initialization import no_init_weights
-
-    with no_init_weights():
-        yield
+def empty(kind: type[nn.Module], config: AlignConfig, **options) -> nn.Module:
+    """A model whose tensors have shapes but no memory yet: `load_weights` puts the checkpoint's into their places."""
+    with torch.device("meta"):
+        return kind(config, **options)
 
 
 def num_cores() -> int:

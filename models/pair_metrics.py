@@ -52,13 +52,17 @@ def wilson_interval(hits: int, count: int, z: float = NORMAL_95) -> tuple[float,
 
 
 def roc_auc(differences: np.ndarray, labels: np.ndarray) -> float:
-    """scikit-learn's: how often the difference of a pair with label 1 is above that of one with label 0, ties half.
+    """How often the difference of a pair with label 1 is above that of one with label 0, ties half; from their ranks.
 
-    NaN where all labels are equal.
+    Equal to scikit-learn's roc_auc_score, whose import takes longer than scoring 30 photographs.  NaN where all labels
+    are equal.
     """
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(labels, differences)) if len(set(labels.tolist())) == 2 else math.nan
+    ones, zeros = int(labels.sum()), int((~labels).sum())
+    if not ones or not zeros:
+        return math.nan
+    _, place, counts = np.unique(differences, return_inverse=True, return_counts=True)
+    ranks = (counts.cumsum() - (counts - 1) / 2)[place]  # from 1; the mean rank of those that are equal
+    return float((ranks[labels].sum() - ones * (ones + 1) / 2) / (ones * zeros))
 
 
 def by_category(

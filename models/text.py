@@ -2,11 +2,19 @@
 
 from pathlib import Path
 
+import torch
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import BertProcessing
 from torch import Tensor
 
 from .errors import InputError
 
 MAX_TOKENS = 50
+NEEDED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+SPECIAL = (*NEEDED, "[MASK]")
 
 
 class Tokenize:
@@ -17,28 +25,45 @@ class Tokenize:
     """
 
     def __init__(self, bert_path: str):
-        from transformers import BertTokenizer
-
         vocabulary = Path(bert_path) / "vocab.txt"
-        try:
-            if vocabulary.is_file():
-                self.tokenizer = BertTokenizer(vocab=read_vocabulary(vocabulary), do_lower_case=True)
-            else:  # a path is never asked for on the hub
-                local = Path(bert_path).is_absolute() or Path(bert_path).exists()
-                self.tokenizer = BertTokenizer.from_pretrained(bert_path, do_lower_case=True, local_files_only=local)
-        except InputError:
-            raise
-        except Exception as error:  # the hub client raises many kinds: no network, no such name, no such file
-            raise InputError(
-                f"{bert_path}: neither a folder with BERT's vocab.txt nor a hub name that can be reached; "
-                "run download_release.py --what bert, or set bert_path"
-            ) from error
-        if len(self.tokenizer) <= 5:  # nothing but the special tokens: every text would become [UNK]
+        self.tokenizer = word_piece(read_vocabulary(vocabulary)) if vocabulary.is_file() else saved_or_hub(bert_path)
+        self.size = self.tokenizer.get_vocab_size()
+        if self.size <= len(SPECIAL):  # every text would become [UNK]
             raise InputError(f"{bert_path}: its vocabulary has no words; run download_release.py --what bert")
+        self.tokenizer.enable_truncation(MAX_TOKENS)
+        self.tokenizer.enable_padding(pad_id=self.tokenizer.token_to_id("[PAD]"))
 
     def __call__(self, texts: list[str]) -> dict[str, Tensor]:
-        encoded = self.tokenizer(texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-        return {key: encoded[key] for key in ("input_ids", "attention_mask")}
+        encoded = self.tokenizer.encode_batch(texts)
+        return {
+            "input_ids": torch.tensor([each.ids for each in encoded]),
+            "attention_mask": torch.tensor([each.attention_mask for each in encoded]),
+        }
+
+
+def word_piece(vocabulary: dict[str, int]) -> Tokenizer:
+    """What transformers' BertTokenizer makes of a bare vocabulary, without importing transformers."""
+    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    tokenizer.post_processor = BertProcessing(*((token, vocabulary[token]) for token in ("[SEP]", "[CLS]")))
+    special = [AddedToken(token, special=True, normalized=False) for token in SPECIAL if token in vocabulary]
+    tokenizer.add_special_tokens(special)
+    return tokenizer
+
+
+def saved_or_hub(bert_path: str) -> Tokenizer:
+    """The tokenizer of a folder without vocab.txt, or of a name on the hub."""
+    from transformers import BertTokenizer
+
+    local = Path(bert_path).is_absolute() or Path(bert_path).exists()  # a path is never asked for on the hub
+    try:
+        return BertTokenizer.from_pretrained(bert_path, do_lower_case=True, local_files_only=local).backend_tokenizer
+    except Exception as error:  # the hub client raises many kinds: no network, no such name, no such file
+        raise InputError(
+            f"{bert_path}: neither a folder with BERT's vocab.txt nor a hub name that can be reached; "
+            "run download_release.py --what bert, or set bert_path"
+        ) from error
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:
@@ -50,6 +75,6 @@ def read_vocabulary(path: Path) -> dict[str, int]:
     if tokens[-1] == "":
         tokens.pop()
     vocabulary = {token.rstrip("\r"): index for index, token in enumerate(tokens)}
-    if missing := {"[PAD]", "[UNK]", "[CLS]", "[SEP]"} - vocabulary.keys():
+    if missing := set(NEEDED) - vocabulary.keys():
         raise InputError(f"{path}: no BERT vocabulary, {', '.join(sorted(missing))} missing; run download_release.py")
     return vocabulary

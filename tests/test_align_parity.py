@@ -4,10 +4,11 @@ import pytest
 import torch
 from conftest import SPECIAL, WORDS, photograph
 from PIL import Image
+from tokenizers.normalizers import BertNormalizer
 
 from benchmarks import released_procedure
 from benchmarks.live_weights import live_align, released_file
-from models import efficientnet, encode, preprocess
+from models import efficientnet, encode, preprocess, text
 from models.align import AlignConfig
 from models.encode import encode_images, encode_texts
 from models.loading import load_align
@@ -75,12 +76,7 @@ def antialias(patch):
 
 
 def keep_upper_case(patch):
-    from transformers import BertTokenizer
-
-    init = BertTokenizer.__init__
-    patch.setattr(
-        BertTokenizer, "__init__", lambda self, *args, **kw: init(self, *args, **kw | {"do_lower_case": False})
-    )
+    patch.setattr(text, "BertNormalizer", lambda lowercase: BertNormalizer(lowercase=False))
 
 
 def no_truncation(patch):

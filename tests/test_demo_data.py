@@ -93,7 +93,7 @@ def test_every_text_is_in_the_vocabulary(world):
     texts = [sight.name for sight in all_sights()] + [row.title for row in rows] + [row.poi_names for row in rows]
     triples = read_triples(world / "align_triples.csv")
     texts += [triple.head for triple in triples] + [triple.tail for triple in triples if not triple.image]
-    unknown = tokenize.tokenizer.unk_token_id
+    unknown = tokenize.tokenizer.token_to_id("[UNK]")
     assert not any(unknown in tokenize([text])["input_ids"] for text in texts if text)
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from conftest import SPECIAL, WORDS
+from transformers import BertTokenizer
 
 from models.errors import InputError
 from models.text import Tokenize
@@ -27,11 +28,21 @@ def test_pads_to_the_longest_and_cuts_at_fifty(vocabulary):
 
 
 def test_a_saved_tokeniser_without_a_bare_vocabulary_works_too(vocabulary, tmp_path):
-    Tokenize(str(vocabulary)).tokenizer.save_pretrained(tmp_path)
+    BertTokenizer(vocab=IDS).save_pretrained(tmp_path)
     (tmp_path / "vocab.txt").unlink(missing_ok=True)
     assert (tmp_path / "tokenizer.json").exists()
     text = ["Hello 西湖"]
     assert Tokenize(str(tmp_path))(text)["input_ids"].tolist() == Tokenize(str(vocabulary))(text)["input_ids"].tolist()
+
+
+TEXTS = ["", "Hello 西湖", "[SEP] [MASK]西[UNK] [sep]", "éÀ  乐\u3000园\t\u200b", "##s 𠀀, “kitty”", "ＨＥＬＬＯ\x00①"]
+
+
+def test_every_id_is_that_of_transformers(vocabulary):
+    expected = BertTokenizer(vocab=IDS, do_lower_case=True)(TEXTS, padding=True, return_tensors="pt")
+    tokens = Tokenize(str(vocabulary))(TEXTS)
+    for key, value in tokens.items():
+        assert value.tolist() == expected[key].tolist(), key
 
 
 def test_a_line_separator_in_the_vocabulary_shifts_no_id(tmp_path):

@@ -21,7 +21,6 @@ from models.align import AlignModel
 from models.augment import leave
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.images import read_image
-from models.loading import without_initialisation
 from models.poi import PoiKnowledge
 from models.preprocess import Preprocess
 from models.ranking_data import PairBatches
@@ -233,9 +232,7 @@ def test_a_full_size_model_is_written_with_the_released_keys_and_shapes(tmp_path
         **settings, align_path=recall, init_model_path=None, bert_path=str(vocabulary), device="cpu"
     )
     config.output_prefix = tmp_path / "out"
-    with without_initialisation():
-        ranker = train_ranking.starting_ranker(config)
-    trainer = RankingTrainer(config, ranker, PoiKnowledge({}, {}, {}, 512), 16)
+    trainer = RankingTrainer(config, train_ranking.starting_ranker(config), PoiKnowledge({}, {}, {}, 512), 16)
     trainer.save(trainer.last_path)
     written = {key: value.shape for key, value in load_checkpoint(trainer.last_path).state.items()}
     inside = released_tensors("align_model").items()
