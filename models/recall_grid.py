@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+from .byte_fields import first_bytes, parse_numbers, take
 from .errors import InputError
 from .tables import csv_rows
 
 FIELDS = ("poi_id", "poi_name", "image_path", "score")
 BLOCK_BYTES = 1 << 22  # read at a time; bounds the memory
-THREADS = 4  # numpy lets go of the GIL for most of the work
+THREADS = 2  # numpy lets go of the GIL for part of the work; with more they wait for each other
 
 
 def read_grid(path: str | Path) -> tuple[dict[str, str], list[str], np.ndarray] | None:
@@ -53,8 +54,9 @@ def read_runs(path: str | Path, images: list[str]) -> Iterator[tuple[str, str, n
     """Each POI's id, name and scores.  ValueError or IndexError where the file is no grid of these images."""
     expected = [f"{image},".encode() for image in images]
     lengths = np.array([len(text) for text in expected])  # (I,)
-    words = take(b"".join(expected), np.cumsum(lengths) - lengths, lengths)  # (I, W)
-    read = partial(read_block, first=expected[0], lengths=lengths, words=words)
+    mask = first_bytes(lengths)  # (I, W)
+    words = take(b"".join(expected), np.cumsum(lengths) - lengths, mask)
+    read = partial(read_block, first=expected[0], lengths=lengths, mask=mask, words=words)
     pending = deque()
     with ThreadPoolExecutor(THREADS) as pool:
         for block in blocks(path, len(images)):
@@ -85,30 +87,26 @@ def blocks(path: str | Path, run: int) -> Iterator[tuple[bytes, np.ndarray]]:
             raise ValueError("rows are left")
 
 
-def read_block(block: tuple[bytes, np.ndarray], first: bytes, lengths: np.ndarray, words: np.ndarray) -> list:
+def read_block(
+    block: tuple[bytes, np.ndarray], first: bytes, lengths: np.ndarray, mask: np.ndarray, words: np.ndarray
+) -> list[tuple[str, str, np.ndarray]]:
     """(poi_id, poi_name, (I,) scores) of each run of a block."""
     text, ends = block
     ends = ends.reshape(-1, len(lengths))  # (runs, I)
     starts = np.concatenate([[0], ends.flat[:-1] + 1]).reshape(ends.shape)
-    runs = []
+    names = []
     for start, end in zip(starts, ends, strict=True):
         head = text[start[0] : text.index(b"," + first, start[0], end[0]) + 1]  # b"10060,普陀山,"
-        poi_id, name, _ = next(csv.reader([head.decode()], strict=True))
-        heads = take(text, start, np.full(len(start), len(head)))
-        images = take(text, start + len(head), lengths)
-        start = start + len(head) + lengths
-        if (heads != heads[0]).any() or (images != words).any() or (start >= end).any():
-            raise ValueError("other bytes than in a grid")
-        scores = take(text, start, end - start)  # (I, W)
-        runs.append((poi_id, name, scores.view(f"S{8 * scores.shape[1]}")[:, 0].astype(np.float64)))
-    return runs
-
-
-def take(text: bytes, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The n texts of `lengths` bytes at `starts`, filled up with zeros, as (n, W) words of 8 bytes: fast to compare."""
-    width = -(-int(lengths.max()) // 8) * 8
-    if starts[-1] + width > len(text):
-        text += bytes(width)
-    places = np.ndarray(len(text) - width + 1, f"V{width}", text, strides=(1,))  # what stands at every place
-    kept = np.where(np.arange(width) < np.arange(width + 1)[:, None], 255, 0).astype(np.uint8)  # row n keeps n bytes
-    return places[starts].view(np.uint64).reshape(len(starts), -1) & kept.view(np.uint64)[lengths]
+        heads = take(text, start, first_bytes(len(head)))  # (I, W)
+        if (heads != heads[0]).any():
+            raise ValueError("rows of another POI")
+        names.append(next(csv.reader([head.decode()], strict=True))[:2])
+        start += len(head)
+    images = take(text, starts.ravel(), np.tile(mask, (len(starts), 1)))
+    if (images.reshape(len(starts), *words.shape) != words).any():
+        raise ValueError("other images")
+    starts += lengths
+    if (starts >= ends).any():
+        raise ValueError("a row without a score")
+    scores = parse_numbers(text, starts.ravel(), ends.ravel()).reshape(ends.shape)
+    return [(poi_id, name, row) for (poi_id, name), row in zip(names, scores, strict=True)]

@@ -4,7 +4,7 @@ import math
 from array import array
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import numpy as np
 
@@ -45,7 +45,7 @@ class RecallScores:
 
 def file_name(image_path: str) -> str:
     """The last part of a path that was written on any system."""
-    return PureWindowsPath(image_path).name
+    return image_path[max(image_path.rfind("/"), image_path.rfind("\\")) + 1 :]
 
 
 def read_recall_scores(path: str | Path) -> RecallScores:
