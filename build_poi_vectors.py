@@ -15,7 +15,7 @@ CONFIG = {
     "image_dir": "temp_recall_biztype0_fc5_imagern_500",  # images named {poi_id}_{rank_number}.jpg or .png
     "dataset_csv": "data/temp_recall_biztype0_fc5_imagern_500.csv",  # the POIs
     "output_npz": "data/poi_vectors.npz",  # the vectors
-    "batch_size": None,  # images at a time in each worker; None: 4 on a CPU, 64 on a GPU
+    "batch_size": None,  # images at a time in each worker; None: 2 on a CPU, 64 on a GPU
     "num_workers": None,  # threads that decode and encode; None: one for each core
     "device": "auto",  # auto, cpu or cuda
     "precision": "fp32",  # fp32 (exact), bf16 or fp16

@@ -17,7 +17,7 @@ CONFIG = {
     "poi_name_vectors": "temp_dataset_item_pois_relation_0110_poi_name_vector.npy",  # name vector of each POI
     "poi_image_counts": "temp_dataset_item_pois_relation_1129_poi_2_pic_num.npy",  # numbers of images of each POI
     "output_csv": "data/local_eval_scores.csv",  # the scores
-    "batch_size": None,  # images at a time in each worker; None: 4 on a CPU, 64 on a GPU
+    "batch_size": None,  # images at a time in each worker; None: 2 on a CPU, 64 on a GPU
     "num_workers": None,  # threads that decode and encode; None: one for each core
     "device": "auto",  # auto, cpu or cuda
     "precision": "fp32",  # fp32 (exact), bf16 or fp16

@@ -25,7 +25,7 @@ CONFIG = {
     "poi_image_counts": "temp_dataset_item_pois_relation_1129_poi_2_pic_num.npy",  # numbers of images of each POI
     "output_csv": "data/selected_images.csv",  # the result
     "html": None,  # also a page to look at, with its thumbnails in a folder beside it
-    "batch_size": None,  # images at a time in each worker; None: 4 on a CPU, 64 on a GPU
+    "batch_size": None,  # images at a time in each worker; None: 2 on a CPU, 64 on a GPU
     "num_workers": None,  # threads that decode and encode; None: one for each core
     "device": "auto",  # auto, cpu or cuda
     "precision": "fp32",  # fp32 (exact), bf16 or fp16

@@ -39,11 +39,11 @@ def encode_images(
     Each thread takes a micro-batch, decodes it and encodes it with one torch thread, so that no core ever waits for
     another: decoding and the small convolutions of EfficientNet hardly gain from threads within an operation.  On a
     GPU the threads share it, and one thread's decoding hides behind another's encoding.  A file that is no image is
-    listed in `failed` and the others go on.  `batch_size` is 4 on a CPU and 64 on a GPU unless set.
+    listed in `failed` and the others go on.  `batch_size` is 2 on a CPU and 64 on a GPU unless set.
     """
     device = next(towers.model.parameters()).device
     workers = num_workers or num_cores()
-    batch_size = batch_size or (4 if device.type == "cpu" else 64)
+    batch_size = batch_size or (2 if device.type == "cpu" else 64)
     tower = towers.model.image_tower()
     paths = list(paths)
     chunks = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]

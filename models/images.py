@@ -28,7 +28,8 @@ def read_image(source: str | Path | bytes, least: int | None = None) -> Image.Im
                 raise ImageError(f"{image.width}×{image.height} pixels, more than {MAX_PIXELS:,}")
             if least:
                 image.draft("RGB", (least, least))
-            return image.convert("RGB")
+            image.load()
+            return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
     except ImageError:
         raise
     except Image.DecompressionBombError as error:

@@ -147,4 +147,4 @@ def test_help_explains_every_setting(capsys):
         script.main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert all(f"--{key.replace('_', '-')}" in text for key in script.CONFIG)
-    assert "images at a time in each worker; None: 4 on a CPU, 64 on a GPU (default: None)" in text
+    assert "images at a time in each worker; None: 2 on a CPU, 64 on a GPU (default: None)" in text
