@@ -79,10 +79,14 @@ def batches_ahead(dataset: Dataset, steps: range, num_workers: int | None, devic
         pin_memory=device.type == "cuda",
         worker_init_fn=ignore_signals,
     )
+    coming = iter(loader)
     try:
-        yield from loader
+        yield from coming
     except InputError as error:  # from another process it comes with its traceback
         raise InputError(str(error).strip().splitlines()[-1].removeprefix("models.errors.InputError: ")) from None
+    finally:
+        if num_workers:  # not when it is collected: an exception's frames keep it, and Python would wait for its
+            coming._shutdown_workers()  # processes, which take no signal, for ever
 
 
 def resume(path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, run: dict[str, Any]) -> dict[str, Any]:

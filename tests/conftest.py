@@ -1,8 +1,6 @@
 """Tiny models, vocabularies and pictures, made anew for each test run; nothing is downloaded."""
 
 import csv
-import os
-import sys
 
 import numpy as np
 import pytest
@@ -86,14 +84,3 @@ def recall_table(tmp_path_factory):
 def one_seed():
     """Every test draws the same random numbers, whichever tests ran before."""
     torch.manual_seed(0)
-
-
-def pytest_sessionfinish(session, exitstatus):
-    session.config.exit_status = int(exitstatus)
-
-
-def pytest_unconfigure(config):
-    """Leave at once: a server thread that is still hanging on purpose would keep the process alive."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(getattr(config, "exit_status", 1))

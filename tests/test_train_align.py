@@ -422,6 +422,7 @@ def test_pairs_without_a_readable_image_are_left_out_counted_and_listed(world, t
         assert train(world, tmp_path, **unchecked) == 1
         error = capsys.readouterr().err
         assert re.fullmatch(rf"error: {tmp_path}/images/[34]\.png: .*\n", error)
+        assert not multiprocessing.active_children()  # Python would wait for them at its end, and they for Python
 
 
 def test_held_out_images_that_cannot_be_read_are_listed_and_none_left_is_an_error(
