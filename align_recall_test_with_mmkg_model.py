@@ -27,7 +27,7 @@ CONFIG = {
 
 from models.errors import InputError
 from models.images import poi_of_image
-from models.script import from_here, from_root, leave, listing, progress, run_script
+from models.script import from_here, from_root, leave, progress, run_script
 
 HUB_NAMES = {  # of the baselines as they were published
     "taiyi": "IDEA-CCNL/Taiyi-CLIP-Roberta-102M-Chinese",
@@ -68,19 +68,21 @@ def score_images(config) -> None:
     from models.encode import encode_images, encode_texts
     from models.files import check_output
     from models.images import list_images
+    from models.left_out import LeftOut
     from models.recall_scores import write_recall_scores
     from models.tables import poi_names, read_recall_table
 
     check_output(config.output_csv)
+    left_out = LeftOut(config.output_csv)
     names = poi_names(read_recall_table(config.dataset_csv))  # poi_id -> name
     paths, nameless = split_by_name(list_images(config.image_dir))
-    listing("images left out because their name has no `_` after a POI", nameless)
+    left_out.list("images left out because their name has no `_` after a POI", nameless)
     if not paths:
         raise InputError(f"{config.image_dir}: no image is named {{poi_id}}_{{rank_number}}.jpg or .png")
 
     towers = load_towers(config)
     images = encode_images(towers, paths, config.batch_size, config.num_workers, config.precision)
-    listing("images left out because they cannot be read", [f"{path}: {reason}" for path, reason in images.failed])
+    left_out.list("images left out because they cannot be read", [f"{path}: {why}" for path, why in images.failed])
     if not images.paths:
         raise InputError(f"{config.image_dir}: none of its {len(paths)} images can be read")
     texts = encode_texts(towers, names.values(), precision=config.precision)
@@ -96,6 +98,7 @@ def score_images(config) -> None:
     strangers = sum(poi_of_image(path.name) not in names for path in images.paths)
     print(f"images: {len(images.paths)} scored, {len(images.failed)} unreadable, {strangers} of no POI in the table")
     print(f"POIs: {len(names)} in the table, {len(names.keys() - owners)} of them without any image")
+    left_out.write()
     print(f"wrote {rows} rows to {config.output_csv}")
 
 

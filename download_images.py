@@ -70,7 +70,8 @@ def resolve(config) -> None:
 
 
 def download_images(config) -> None:
-    check_numbers(config)
+    if config.num_workers == 0:
+        raise InputError("num_workers is 0; it must be more than 0")
     check_output(config.failures_csv)
     wanted, failures = unique_names(read_addresses(config.dataset, config.dataset_csv))
     store = ImageStore(config.image_dir, typed=config.dataset == "ranking")
@@ -95,14 +96,6 @@ def download_images(config) -> None:
         report(config, outcomes, failures, total)
     if not any(outcomes[kind] for kind in HAD):
         raise InputError(f"not one image could be had; {config.failures_csv} says why; is there a network?")
-
-
-def check_numbers(config) -> None:
-    for key in ("num_workers", "timeout", "connect_timeout", "read_timeout", "max_megabytes"):
-        if not getattr(config, key) > 0:
-            raise InputError(f"{key} is {getattr(config, key)}; it must be more than 0")
-    if config.retries < 0:
-        raise InputError(f"retries is {config.retries}; it must be 0 or more")
 
 
 def read_addresses(dataset: str, table: str) -> list[tuple[str, str]]:

@@ -26,7 +26,7 @@ CONFIG = {
 from pathlib import Path
 
 from models.errors import InputError
-from models.script import leave, listing, run_script
+from models.script import leave, run_script
 
 
 def main(argv=None) -> int:
@@ -37,15 +37,17 @@ def main(argv=None) -> int:
 def evaluate_pairs(config) -> None:
     from models.encode import encode_images, encode_texts
     from models.files import check_output
+    from models.left_out import LeftOut
     from models.loading import load_ranking
     from models.pair_scores import score_pairs, write_pair_scores
     from models.poi import PoiKnowledge, item_text
     from models.tables import read_pairs
 
     check_output(config.output_csv)
+    left_out = LeftOut(config.output_csv)
     rows, refused = read_pairs(config.dataset_csv)
-    listing(f"rows of {config.dataset_csv} left out", refused)
-    pairs = with_images(rows, files_of(config.image_dir), "is not in the image folder")
+    left_out.list(f"rows of {config.dataset_csv} left out", refused)
+    pairs = with_images(rows, files_of(config.image_dir), "is not in the image folder", left_out)
     if not pairs:
         raise InputError(f"{config.image_dir}: has both images of none of the pairs; run download_images.py for them")
 
@@ -55,9 +57,9 @@ def evaluate_pairs(config) -> None:
     names = dict.fromkeys(name for pair in pairs for name in (pair.image_a, pair.image_b))
     paths = [Path(config.image_dir) / name for name in names]
     images = encode_images(towers, paths, config.batch_size, config.num_workers, config.precision)
-    listing("images that cannot be read", [f"{path}: {reason}" for path, reason in images.failed])
+    left_out.list("images that cannot be read", [f"{path}: {reason}" for path, reason in images.failed])
     image_vectors = {path.name: vector for path, vector in zip(images.paths, images.vectors, strict=True)}
-    pairs = with_images(pairs, image_vectors.keys(), "cannot be read")
+    pairs = with_images(pairs, image_vectors.keys(), "cannot be read", left_out)
     if not pairs:
         raise InputError(f"{config.image_dir}: both images of none of the pairs can be read; download them again")
     texts = (item_text(pair.title, pair.poi_names) for pair in pairs)
@@ -65,6 +67,7 @@ def evaluate_pairs(config) -> None:
 
     scores_a, scores_b = score_pairs(model, poi, pairs, image_vectors, text_vectors)
     write_pair_scores(config.output_csv, pairs, scores_a, scores_b)
+    left_out.write()
     print(f"wrote {config.output_csv}")
     report_coverage(pairs, rows, len(refused), poi)
     report_metrics(pairs, scores_a, scores_b)
@@ -76,7 +79,7 @@ def files_of(folder: str) -> set[str]:
     return {path.name for path in Path(folder).iterdir()}
 
 
-def with_images(pairs, names, problem: str):
+def with_images(pairs, names, problem: str, left_out):
     """The pairs that have both images among `names`; the others are listed under the `problem` of their images."""
     kept, lines = [], []
     for pair in pairs:
@@ -85,7 +88,7 @@ def with_images(pairs, names, problem: str):
             lines.append(f"item {pair.item_id}: {', '.join(lacking)}")
         else:
             kept.append(pair)
-    listing(f"pairs left out because an image {problem}", lines)
+    left_out.list(f"pairs left out because an image {problem}", lines)
     return kept
 
 
@@ -101,7 +104,7 @@ def report_coverage(pairs, rows, refused: int, poi) -> None:
 
 def report_metrics(pairs, scores_a, scores_b) -> None:
     """The metrics of each large category, then of all pairs."""
-    from models.pair_metrics import by_category, pair_metrics
+    from models.ranking_metrics import by_category, pair_metrics
 
     labels = [pair.label for pair in pairs]
     for category, part in by_category(scores_a, scores_b, labels, [pair.cate_name for pair in pairs]).items():

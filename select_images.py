@@ -93,12 +93,11 @@ def wanted_items(config):
     """The one item of the command line, or those of the CSV."""
     from models.items import Item, read_items
 
-    if config.recall_k < 1 or config.rejected_k < 0:
-        raise InputError("recall_k must be at least 1, and rejected_k at least 0")
-    one = config.title.strip() or config.poi_names.strip()
+    title, poi_names = config.title.strip(), config.poi_names.strip()
+    one = title or poi_names
     if bool(one) == bool(config.items_csv):
         raise InputError("set either items_csv, or the title or poi_names (or both) of one item")
-    return read_items(config.items_csv) if config.items_csv else [Item("1", config.title, config.poi_names)]
+    return read_items(config.items_csv) if config.items_csv else [Item("1", title, poi_names)]
 
 
 def poi_knowledge(config, items, dim: int):

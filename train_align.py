@@ -76,6 +76,8 @@ def train(config, process) -> None:
     from models.files import check_output
     from models.pairs_data import AlignBatches
 
+    if bool(config.val_csv) != bool(config.val_image_dir):
+        raise InputError("set both val_csv and val_image_dir to measure recall@K, or neither")
     check_output(config.last_path), check_output(config.best_path)
     held_out = HeldOut.load(config.val_csv, config.val_image_dir) if config.val_csv else None
     if held_out is None:
@@ -142,7 +144,10 @@ def starting_towers(config):
     torch.manual_seed(config.seed)
     keys = ("text_layers", "image_size", "image_width", "image_depth", "embed_dim")
     sizes = {"vocab_size": Tokenize(config.bert_path).size} | bert_sizes(config.bert_path)
-    sizes = AlignConfig(**sizes | {key: getattr(config, key) for key in keys})
+    try:
+        sizes = AlignConfig(**sizes | {key: getattr(config, key) for key in keys})
+    except ValueError as error:
+        raise InputError(f"{config.bert_path}: with this BERT the model would have {error}") from error
     model = starting_model(sizes, config.init_model_path, config.init_bert_dir, config.init_image_path)
     count = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     print(f"model: {count:.1f} million parameters")

@@ -35,9 +35,6 @@ def visualize(config) -> None:
     from models.recall_results import read_recall_scores
 
     check_output(config.output_html)
-    for key in ("top_k", "recall_k", "thumbnail_size"):
-        if getattr(config, key) < 1:
-            raise InputError(f"{key}: {getattr(config, key)} is too small; 1 or more is wanted")
     if config.image_dir and not Path(config.image_dir).is_dir():
         raise InputError(f"{config.image_dir}: no such folder; set image_dir to where the images are now")
     scores = read_recall_scores(config.scores_csv)

@@ -64,7 +64,7 @@ def random_hit(images: int, own: int, k: int) -> float:
 
 
 def pair_auc(path: Path) -> float:
-    from models.pair_metrics import pair_metrics
+    from models.ranking_metrics import pair_metrics
 
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -1,6 +1,6 @@
 """Time stage 1 against the released procedure: whole scripts, start-up included, on the same files.
 
-    python -m benchmarks.recall_speed --photos FOLDER --bert-path bert-base-chinese
+    python -m benchmarks.recall_speed --photos-dir FOLDER --bert-path bert-base-chinese
 
 Runs the two in turns and prints each one's median, their ratio, and how far their scores are apart.
 """

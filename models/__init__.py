@@ -22,6 +22,7 @@ PUBLIC = {
     "load_chinese_clip": "baselines",
     "load_ranking": "loading",
     "load_taiyi": "baselines",
+    "pair_metrics": "ranking_metrics",
     "rank_items": "selection",
     "read_recall_scores": "recall_results",
     "recall_at_k": "recall_metrics",

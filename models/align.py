@@ -1,6 +1,6 @@
 """The recall model: EfficientNet-B3 and a 4-layer BERT that embed images and texts in one space (paper, stage 1)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .bert import Bert
 from .efficientnet import B3_DEPTH, B3_WIDTH, EfficientNet, fold_batch_norm
+from .text import MAX_TOKENS
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,17 @@ class AlignConfig:
     text_hidden: int = 3072
     text_positions: int = 512
     relation_dim: int = 100  # of the knowledge graph's relations, training only
+
+    def __post_init__(self):
+        """ValueError for sizes that no model can have."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not (isinstance(value, int | field.type) and 0 < value < float("inf")):
+                raise ValueError(f"{field.name} {value}")
+        if self.text_dim % self.text_heads:
+            raise ValueError(f"text_dim {self.text_dim}, no multiple of text_heads {self.text_heads}")
+        if self.text_positions < MAX_TOKENS:
+            raise ValueError(f"text_positions {self.text_positions}, fewer than a text's {MAX_TOKENS} tokens")
 
 
 class AlignModel(nn.Module):
@@ -57,11 +69,14 @@ class AlignModel(nn.Module):
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) from `Preprocess` -> (B, embed_dim), L2-normalised."""
+        images = images.to(self.logit_scale.device)
         return F.normalize(self.image_hidden_layer(self.image_model(images)), dim=-1)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, T) token ids and mask from `Tokenize` -> (B, embed_dim), L2-normalised."""
-        return F.normalize(self.text_hidden_layer(self.text_model(input_ids, attention_mask)), dim=-1)
+        device = self.logit_scale.device
+        first = self.text_model(input_ids.to(device), attention_mask.to(device))  # (B, text_dim)
+        return F.normalize(self.text_hidden_layer(first), dim=-1)
 
     def image_tower(self) -> nn.Module:
         """A copy of the image side for fast inference: (B, 3, H, W) -> (B, embed_dim), equal to 1e-5."""

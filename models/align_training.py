@@ -85,12 +85,11 @@ class HeldOut(NamedTuple):
         return cls(names, paths)
 
     def recall(self, towers: TwoTower, k: int) -> float:
-        """recall@K of the POIs over all images, with the model in eval mode; its mode and torch's threads stay."""
-        threads, training = torch.get_num_threads(), towers.model.training
+        """recall@K of the POIs over all images, with the model in eval mode; its mode stays."""
+        training = towers.model.training
         images = encode_images(TwoTower(towers.model.eval(), *towers[1:]), self.paths)
         texts = encode_texts(towers, self.names.values())
         towers.model.train(training)
-        torch.set_num_threads(threads)  # the encoding threads lower it for everybody
         scores = torch.stack([texts[name] for name in self.names.values()]) @ images.vectors.T  # (P, I)
         poi, image = np.indices(scores.shape, dtype=np.int32).reshape(2, -1)
         ids, names = list(self.names), list(self.names.values())

@@ -76,11 +76,12 @@ class Baseline(nn.Module):
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) from `HubPreprocess` -> (B, D)."""
-        return self.images(images)
+        return self.images(images.to(next(self.parameters()).device))
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, T) token ids and mask from `HubTokenize` -> (B, D)."""
-        return self.texts(input_ids, attention_mask)
+        device = next(self.parameters()).device
+        return self.texts(input_ids.to(device), attention_mask.to(device))
 
     def image_tower(self) -> nn.Module:
         return self.images

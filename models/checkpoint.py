@@ -56,7 +56,7 @@ def load_plain_data(path: str | Path, url: str) -> Any:
     """`torch.load` restricted to tensors and plain data.  InputError for everything else."""
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such file; run download_release.py, or save {url} there, or set model_path")
+        raise InputError(f"{path}: no such file; run download_release.py, or save {url} there, or name another file")
     with open(path, "rb") as file:
         start = file.read(512).lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
@@ -70,7 +70,7 @@ def load_plain_data(path: str | Path, url: str) -> Any:
         raise InputError(
             f"{path}: not plain weights: damaged, or it holds code, which is never run; download {url} again"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # whatever a reader of bytes can stumble over
         raise InputError(f"{path}: cut off or damaged; delete it and download {url} again") from error
 
 

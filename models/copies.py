@@ -24,12 +24,15 @@ def encode_distinct(towers: TwoTower, paths: Sequence[Path], *encoding) -> Image
 
 def first_copies(paths: Sequence[Path]) -> dict[Path, Path]:
     """Each file, and the first of `paths` with the same content; only files of equal size are read for it."""
-    sizes = {path: path.stat().st_size for path in paths}
+    sizes = {path: path.stat().st_size if path.is_file() else None for path in paths}
     frequency = Counter(sizes.values())
     first: dict[Path | bytes, Path] = {}
-    return {
-        path: first.setdefault(
-            path if frequency[sizes[path]] == 1 else hashlib.sha256(path.read_bytes()).digest(), path
-        )
-        for path in paths
-    }
+    return {path: first.setdefault(path if frequency[sizes[path]] == 1 else content(path), path) for path in paths}
+
+
+def content(path: Path) -> Path | bytes:
+    """What equal files have in common; of one that cannot be read its path, for encode_images to say why."""
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError:
+        return path

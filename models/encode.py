@@ -63,9 +63,11 @@ def encode_images(
             return done, None, failed
         with turns, computing_in(precision, device):
             vectors = tower(torch.stack(pixels).to(device)).float().cpu()  # (B, D)
+        check_finite(vectors, done[0], precision)
         return done, vectors, failed
 
     done, vectors, failed = [], [], []
+    threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(workers, initializer=lambda: torch.set_num_threads(1))
     try:
         with progress(total=len(paths), desc="images", unit="image") as bar:
@@ -77,6 +79,7 @@ def encode_images(
                 bar.update(len(chunk))
     finally:
         pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # what the workers set is the default of threads that set none
     return ImageVectors(done, torch.cat(vectors) if vectors else torch.empty(0, 0), failed)
 
 
@@ -93,8 +96,18 @@ def encode_texts(
         tokens = {key: value.to(device) for key, value in towers.tokenize(batch).items()}
         with computing_in(precision, device):
             encoded = towers.model.encode_text(**tokens).float().cpu()  # (B, D)
+        check_finite(encoded, batch[0], precision)
         vectors.update(zip(batch, encoded, strict=True))
     return vectors
+
+
+def check_finite(vectors: Tensor, first: Path | str, precision: str) -> None:
+    """InputError where the network overflowed: NaN would go through all that follows and look like a result."""
+    if not vectors.isfinite().all():
+        raise InputError(
+            f"the model's vectors are no finite numbers, from {first} on; its weights are damaged"
+            + (f", or {precision} is too narrow for them: try fp32" if PRECISIONS[precision] else "")
+        )
 
 
 def computing_in(precision: str, device: torch.device):

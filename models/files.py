@@ -21,8 +21,14 @@ def check_output(path: str | Path) -> Path:
 
 @contextmanager
 def replacing(path: str | Path):
-    """Yield a temporary path beside `path`; rename it there at the end, remove it if anything was raised."""
-    path = check_output(path)
+    """Yield a temporary path beside `path`; rename it there at the end, remove it if anything was raised.
+
+    A link stays one, and what is no file, such as /dev/null, is written to as it is.
+    """
+    path = check_output(path).resolve()
+    if path.exists() and not path.is_file():
+        yield path
+        return
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial

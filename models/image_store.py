@@ -20,16 +20,15 @@ class ImageStore:
     def __init__(self, folder: str | Path, typed: bool):
         self.folder, self.endings = Path(folder), ("",) if typed else (".jpg", ".png")
         self.folder.mkdir(parents=True, exist_ok=True)
-        for stale in self.folder.glob(".*.partial"):  # of a run that was killed
-            stale.unlink()
 
     def has(self, name: str) -> bool:
-        """Whether a whole image of that name is there; a broken one, which another program left, is removed."""
+        """Whether a whole image of that name is there; a broken one, which another program left, is put aside."""
+        self.partial(name).unlink(missing_ok=True)  # of a run that was killed
         for path in (self.folder / (name + ending) for ending in self.endings):
             if path.is_file():
                 if is_whole(path):
                     return True
-                path.unlink()
+                path.rename(path.with_name(f"{path.name}.broken"))
         return False
 
     def partial(self, name: str) -> Path:

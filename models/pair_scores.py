@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .errors import InputError
 from .files import replacing
 from .poi import PoiKnowledge, item_text
 from .ranking import RankingModel
@@ -34,6 +35,8 @@ def score_pairs(
         for names in ([pair.image_a for pair in batch], [pair.image_b for pair in batch]):
             images = torch.stack([image_vectors[name] for name in names]).to(device)  # (B, D)
             scores.append(model(images, *items).cpu())  # (B,)
+    if not torch.cat(scores).isfinite().all():
+        raise InputError("the ranking model's scores are no finite numbers; its weights or the POI vectors are damaged")
     return torch.cat(scores[::2]).numpy(), torch.cat(scores[1::2]).numpy()
 
 

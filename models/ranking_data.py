@@ -53,9 +53,8 @@ class EncodedPairs(NamedTuple):
         texts = encode_texts(towers, (item_text(pair.title, pair.poi_names) for pair in pairs), precision=precision)
         if not images:
             return cls(pairs, {}, texts)
-        paths, threads = [Path(image_dir, name) for name in image_names(pairs)], torch.get_num_threads()
+        paths = [Path(image_dir, name) for name in image_names(pairs)]
         encoded = encode_images(towers, paths, precision=precision)
-        torch.set_num_threads(threads)  # the encoding threads lower it for everybody
         for path, reason in encoded.failed:
             raise InputError(f"{path}: {reason}, though it could be read a moment ago")
         return cls(pairs, {path.name: vector for path, vector in zip(paths, encoded.vectors, strict=True)}, texts)

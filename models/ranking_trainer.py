@@ -15,10 +15,10 @@ from .checkpoint import save_checkpoint
 from .encode import computing_in
 from .errors import InputError
 from .loading import Ranker
-from .pair_metrics import pair_metrics
 from .pair_scores import item_inputs, score_pairs
 from .poi import PoiKnowledge
 from .ranking_data import EncodedPairs, PairBatches
+from .ranking_metrics import pair_metrics
 from .script import progress
 from .tables import Pair
 from .training import batches_ahead, resume, seed_of, stop_request

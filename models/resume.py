@@ -24,16 +24,15 @@ def save_resumable(downloader: Downloader, url: str, path: Path, on_bytes: Calla
             have = path.stat().st_size if version and path.exists() else 0
             asked = {"Range": f"bytes={have}-", "If-Range": version} if have else {}
             with downloader.get(url, asked) as response:
-                if (
-                    have and response.headers.get("Content-Range") == f"bytes */{have}"
-                ):  # status 416: nothing is missing
-                    return
-                if have and not (response.status_code == 200 or continues(response, have, version)):
+                status = response.status_code
+                if have and response.headers.get("Content-Range") == f"bytes */{have}":
+                    return  # status 416: nothing is missing
+                if have and (status == 416 or (status == 206 and not continues(response, have, version))):
                     path.unlink()  # it is not that file any more: all of it again
                     continue
-                if response.status_code not in (200, 206):
-                    raise DownloadError(f"HTTP {response.status_code}")
-                have *= response.status_code == 206
+                if status not in (200, 206):  # not now, or not any more: what has come is left alone
+                    raise DownloadError(f"HTTP {status}")
+                have *= status == 206
                 version_file.write_text(version_of(response))
                 with open(path, "ab" if have else "wb") as file:
                     try:

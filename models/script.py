@@ -4,9 +4,12 @@ import argparse
 import gc
 import os
 import re
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn
@@ -14,6 +17,16 @@ from typing import NoReturn
 from .errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
+# What the numbers among the settings must be; a name means the same in every script.
+ABOVE_0 = (
+    *("batch_size", "connect_timeout", "embed_dim", "epochs", "eval_every", "image_depth", "image_size", "image_width"),
+    *("item_images", "log_every", "max_megabytes", "read_timeout", "recall_k", "save_every", "steps", "test_pairs"),
+    *("text_layers", "thumbnail_size", "timeout", "top_k", "train_pairs", "triple_batch"),
+)
+AT_LEAST_0 = (
+    *("learning_rate", "logit_scale_rate", "num_workers", "rejected_k", "retries", "seed", "triple_weight"),
+    *("warmup_steps", "weight_decay"),
+)
 PATH_SUFFIXES = ("_path", "_dir", "_csv", "_vectors", "_counts", "_file", "_npz", "_weights", "_html", "_prefix")
 
 
@@ -30,16 +43,21 @@ def run_script(
     config = parse_config(script.CONFIG, argv, script.__doc__, script.__file__, types, choices)
     if resolve:
         resolve(config)
-    print(f"{Path(script.__file__).name}:")
-    for key, value in vars(config).items():
-        print(f"  {key} = {value}")
-    sys.stdout.flush()
     quiet_libraries()
     gc.set_threshold(200_000)  # importing torch makes a million objects that stay; looking for garbage there takes 1 s
     try:
-        work(config)
+        print(f"{Path(script.__file__).name}:")
+        for key, value in vars(config).items():
+            print(f"  {key} = {value}")
+        sys.stdout.flush()
+        check_numbers(config)
+        with sigterm_as_interrupt():
+            work(config)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except UnicodeEncodeError as error:
+        print(f"error: {error.object!r} cannot be written here: {error.reason}", file=sys.stderr)
         return 1
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
@@ -49,6 +67,31 @@ def run_script(
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def check_numbers(config) -> None:
+    """InputError for a setting that is too small."""
+    for key, value in vars(config).items():
+        for number in value if isinstance(value, list) else [value]:
+            if number is None or not isinstance(number, int | float):
+                continue
+            if key in ABOVE_0 and not number > 0:
+                raise InputError(f"{key} is {number}; it must be more than 0")
+            if key in AT_LEAST_0 and not number >= 0:
+                raise InputError(f"{key} is {number}; it must be 0 or more")
+
+
+@contextmanager
+def sigterm_as_interrupt():
+    """A job scheduler's SIGTERM ends a script as Ctrl-C does, with its unfinished files removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def leave(code: int) -> NoReturn:

@@ -107,6 +107,11 @@ DAMAGE = {
     "ranking checkpoint": lambda path: change(path, lambda state: state.update({"align_model.a": torch.zeros(1)})),
     "wrong entries.*image_width": lambda path: change(path, config={"image_width": "wide"}),
     "wrong entries.*colour": lambda path: change(path, config={"colour": 1}),
+    "wrong entries.*text_dim 16, no multiple": lambda path: change(path, config={"text_heads": 3}),
+    r"wrong entries.*embed_dim 16\.0": lambda path: change(path, config={"embed_dim": 16.0}),
+    "wrong entries.*text_layers 0": lambda path: change(path, config={"text_layers": 0}),
+    "wrong entries.*image_width nan": lambda path: change(path, config={"image_width": float("nan")}),
+    "wrong entries.*text_positions 8": lambda path: change(path, config={"text_positions": 8}),
     "16 tokens|tokens, but the model knows 5": lambda path: change(path, config={"vocab_size": 5}),
 }
 
@@ -129,6 +134,16 @@ def test_what_is_wrong_with_a_file_is_said(message, tmp_path, tiny_align, vocabu
         load_align(path, str(vocabulary), "cpu")
     assert str(path) in str(error.value) or "tokens" in message
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_cut_anywhere_is_said_to_be_damaged(tmp_path, zipped):
+    torch.save({"a": torch.ones(3)}, tmp_path / "whole.pth", _use_new_zipfile_serialization=zipped)
+    whole = (tmp_path / "whole.pth").read_bytes()
+    for length in range(1, len(whole), 1 if len(whole) < 500 else 7):
+        (tmp_path / "cut.pth").write_bytes(whole[:length])
+        with pytest.raises(InputError, match=r"cut\.pth: .*damaged"):
+            load_checkpoint(tmp_path / "cut.pth")
 
 
 def test_long_lists_of_names_are_shortened(tiny_config):

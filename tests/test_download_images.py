@@ -178,7 +178,8 @@ def test_a_second_run_fetches_what_is_missing_or_broken(server, tmp_path):
     assert download(tmp_path, table) == 0
 
     assert server.asked == {f"/png/{name}": 1 for name in names[:3]}
-    assert image_names(tmp_path) == {"0_1.png", "1_1.png", "2_1.png", "3_1.jpg", "4_1.png", "5_1.png"}
+    aside = {"1_1.png.broken", "2_1.jpg.broken"}  # another program's, so not ours to delete
+    assert image_names(tmp_path) == {"0_1.png", "1_1.png", "2_1.png", "3_1.jpg", "4_1.png", "5_1.png"} | aside
     assert (images / "2_1.png").read_bytes() == picture("2_1", "png")
 
 
@@ -247,7 +248,7 @@ def test_ctrl_c_keeps_what_is_there_and_waits_for_no_server(server, tmp_path):
     output, errors = process.communicate(timeout=20)
     assert process.returncode == 130
     assert time.monotonic() - start < 5
-    assert "5 of 25 images" in output and "20 not tried" not in errors
+    assert "5 of 25 images" in output and "20 not tried" in output
     assert errors.splitlines()[-1] == "interrupted" and "Traceback" not in errors
     assert failures(tmp_path) == {}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from loopback_server import File, LoopbackServer
+from loopback_server import File, Handler, LoopbackServer
 
 import download_release
 from models.checkpoint import RANKING_URL, RECALL_URL, RELEASE
@@ -166,6 +166,18 @@ def test_killed_between_the_last_byte_and_the_check(server, tmp_path):
     assert fetch(server, tmp_path, "recall") == 0
     assert [status for *_, status in server.ranges] == [416]
     assert tree(tmp_path) == {"align_model.pth"}
+
+
+@pytest.mark.parametrize("status", [403, 404, 503])
+def test_a_refusal_leaves_what_has_come(server, tmp_path, status, monkeypatch):
+    have = interrupted(server, tmp_path, File(weights(), breaks_after=700_000))
+    with monkeypatch.context() as patch:
+        patch.setattr(Handler, "send_file", lambda self, file: self.send(b"no", status))
+        assert fetch(server, tmp_path, "recall", retries=0) == 1
+    assert (tmp_path / ".align_model.pth.partial").stat().st_size == have > 0
+    server.files[RECALL] = File(weights())
+    assert fetch(server, tmp_path, "recall") == 0
+    assert server.ranges == [(RECALL, f"bytes={have}-", 206)]
 
 
 def test_a_part_longer_than_the_file_is_thrown_away(server, tmp_path):

@@ -194,9 +194,9 @@ def test_a_result_of_the_best_images_only(show, tmp_path, images):
         (["--output-html", "nowhere/page.html"], "nowhere: no such folder"),
         (["--image-dir", "nowhere"], "nowhere: no such folder"),
         (["--text", "法雨"], "no POI is named '法雨'; set text to a name that is, like 法雨寺"),
-        (["--top-k", "0"], "top_k: 0 is too small"),
-        (["--recall-k", "-1"], "recall_k: -1 is too small"),
-        (["--thumbnail-size", "0"], "thumbnail_size: 0 is too small"),
+        (["--top-k", "0"], "top_k is 0; it must be more than 0"),
+        (["--recall-k", "-1"], "recall_k is -1; it must"),
+        (["--thumbnail-size", "0"], "thumbnail_size is 0; it must"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(world, show, tmp_path, capsys, flags, said):

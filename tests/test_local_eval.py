@@ -23,8 +23,8 @@ from benchmarks.live_ranking import live_head, released_ranking_file
 from benchmarks.live_weights import live_align, released_file
 from models import encode
 from models.align import AlignModel
-from models.pair_metrics import pair_metrics
 from models.poi import PoiKnowledge
+from models.ranking_metrics import pair_metrics
 from models.tables import SEPARATOR
 
 
@@ -249,6 +249,15 @@ def test_bad_input_is_one_line_and_nothing_is_written(message, world, capsys, mo
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not world.paths["output_csv"].exists() and not (world.paths["image_dir"].parent / "made").exists()
+
+
+def test_scores_that_are_no_numbers_are_an_error(world, tmp_path, capsys):
+    content = torch.load(world.paths["model_path"], weights_only=True)
+    content["state_dict"]["linear2.bias"] *= float("nan")
+    torch.save(content, tmp_path / "broken.ckpt")
+    assert world.run(model_path=tmp_path / "broken.ckpt") == 1
+    error = capsys.readouterr().err
+    assert "scores are no finite numbers" in error and error.count("\n") == 1
 
 
 def test_a_recall_checkpoint_is_told_apart(world, tiny_align, capsys):

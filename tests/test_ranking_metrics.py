@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from models.pair_metrics import by_category, pair_metrics
+from models.ranking_metrics import by_category, pair_metrics
 
 
 def random_pairs(seed: int, count: int = 200):

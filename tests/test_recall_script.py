@@ -41,6 +41,16 @@ def run(tiny_align, vocabulary, photos, recall_table, tmp_path):
     return call
 
 
+def test_vectors_that_are_no_numbers_are_an_error_not_a_result(run, tiny_align, tmp_path, capsys):
+    content = torch.load(tiny_align, weights_only=True)
+    for layer, named in (("image_hidden_layer.weight", "10060_1.jpg"), ("text_hidden_layer.weight", "西湖")):
+        broken = content["state_dict"] | {layer: content["state_dict"][layer] * float("nan")}
+        torch.save(content | {"state_dict": broken}, tmp_path / "broken.pth")
+        assert run(model_path=tmp_path / "broken.pth") == (1, None)
+        error = capsys.readouterr().err
+        assert f"{named} on; its weights are damaged\n" in error and error.count("\n") == 1
+
+
 def test_every_poi_times_every_image_in_one_order(run, tiny_align, vocabulary, photos, capsys):
     code, rows = run()
     images = sorted(photos.iterdir(), key=lambda path: path.name)

@@ -322,7 +322,7 @@ def test_bad_settings_are_one_line(choose, capsys, tmp_path, tiny_align):
         ([*title, "--image-dir", tmp_path / "gone"], "gone: no such image folder"),
         ([*title, "--image-dir", tmp_path / "unreadable"], "none of its 1 images can be read"),
         ([*title, "--model-path", tiny_align], "this is a recall checkpoint"),
-        ([*title, "--recall-k", 0], "recall_k must be at least 1"),
+        ([*title, "--recall-k", 0], "recall_k is 0; it must be more than 0"),
         ([*title, "--output-csv", tmp_path / "gone" / "out.csv"], "gone: no such folder"),
     ]:
         code, rows = choose(*flags)
