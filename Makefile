@@ -34,7 +34,7 @@ demo: install
 	  --val-csv demo/val_images.csv --val-image-dir demo/val_images --recall-k 1 \
 	  --last-path demo/align_last.pth --best-path demo/align_best.pth --bert-path demo/bert \
 	  --text-layers 2 --image-size 48 --image-width 0.35 --image-depth 0.2 --embed-dim 64 \
-	  --steps 400 --warmup-steps 20 --learning-rate 2e-3 --logit-scale-rate 0.4 --no-dropout \
+	  --steps 600 --warmup-steps 20 --learning-rate 2e-3 --logit-scale-rate 0.4 --no-dropout \
 	  --triple-batch 8 --triple-weight 0.02 --log-every 20 --eval-every 100
 	$(BIN)/python align_recall_test_with_mmkg_model.py $(TOWERS) --dataset-csv demo/recall_images.csv \
 	  --image-dir demo/recall_images --output-csv demo/recall_scores.csv

@@ -59,6 +59,9 @@ def run_script(
     except UnicodeEncodeError as error:
         print(f"error: {error.object!r} cannot be written here: {error.reason}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever read the output has left, as `head` does; nor is there anyone to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         print(f"error: {place}{error.strerror or error}", file=sys.stderr)

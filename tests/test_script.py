@@ -105,3 +105,16 @@ def test_a_file_that_cannot_be_read_is_no_copy_of_any(tmp_path):
     (tmp_path / "e.jpg").mkdir()
     paths = sorted(tmp_path.iterdir())
     assert list(first_copies(paths).values()) == [paths[0], paths[0], *paths[2:]]
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path):
+    code = "import sys\nfrom models.script import run_script\nCONFIG = {}\n"
+    code += "def work(config):\n    while True:\n        print('x' * 1000)\n"
+    (tmp_path / "script.py").write_text(
+        f"{code}if __name__ == '__main__':\n    sys.exit(run_script(__name__, [], work))\n"
+    )
+    command = ["bash", "-c", f"'{sys.executable}' '{tmp_path}/script.py' | head -1"]
+    run = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert run.stdout == "script.py:\n" and run.stderr == ""
