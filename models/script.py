@@ -76,7 +76,7 @@ def check_numbers(config) -> None:
     """InputError for a setting that is too small."""
     for key, value in vars(config).items():
         for number in value if isinstance(value, list) else [value]:
-            if number is None or not isinstance(number, int | float):
+            if not isinstance(number, int | float):
                 continue
             if key in ABOVE_0 and not number > 0:
                 raise InputError(f"{key} is {number}; it must be more than 0")
