@@ -53,7 +53,7 @@ def parse_numbers(text: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarr
 
 
 def every_byte(value: int) -> np.uint64:
-    return np.uint64(int.from_bytes(bytes([value]) * 8))
+    return np.uint64(value * 0x0101010101010101)
 
 
 def eight_digits(words: np.ndarray) -> np.ndarray:
