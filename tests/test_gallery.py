@@ -3,6 +3,7 @@
 import csv
 import re
 import shutil
+import sys
 from html import unescape
 from urllib.parse import unquote
 
@@ -147,7 +148,8 @@ def test_images_that_moved_get_a_placeholder_and_are_counted(world, images, show
 
 
 def test_relative_images_are_looked_for_here_then_in_the_project(world, images, show, tmp_path, monkeypatch):
-    rows = [("1", "西湖", "images/1_1.jpg", 0.5), ("1", "西湖", "other/1_2.jpg", 0.25), ("1", "西湖", "a\x00_b", 0.1)]
+    gone = "a\x00_b" if sys.version_info >= (3, 11) else "a_b"  # before, csv could not write it
+    rows = [("1", "西湖", "images/1_1.jpg", 0.5), ("1", "西湖", "other/1_2.jpg", 0.25), ("1", "西湖", gone, 0.1)]
     write_rows(tmp_path / "scores.csv", rows)
     (tmp_path / "project" / "other").mkdir(parents=True)
     shutil.copy(images / "1_2.jpg", tmp_path / "project" / "other")
