@@ -52,6 +52,8 @@ def evaluate(config) -> None:
     for result in results:
         if len(results) > 1:
             print(result.path)
+        if without := len(set(result.poi_ids) - set(result.owner_ids)):
+            print(f"{without} of {len(result.poi_ids)} POIs have no image here and can only miss")
         for k in config.recall_k:
             print(f"recall@{k} = {recall_at_k(result, k):.3f}")
 

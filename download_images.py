@@ -28,6 +28,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from models.download import Downloader, DownloadError
 from models.errors import InputError
@@ -42,6 +43,8 @@ PLACES = {  # table and images of each dataset
     "ranking": ("data/dwd_mml_train_dataset_1007_urls_val_with_poi_tuomin.csv", "data/ranking_images"),
 }
 HAD = ("downloaded", "downloaded, converted to png", "already there")
+NO_HOST = "no such host"
+UNKNOWN_HOST = 5  # tries, after which a host is given up for this run
 LONGEST_NAME = 240  # bytes; file systems allow 255, and the name of an unfinished download is longer
 
 
@@ -125,6 +128,7 @@ def fetch_all(config, store: ImageStore, missing: dict[str, list[str]]) -> Itera
     moves to its place in one step, so they can be left at any moment.
     """
     todo, done, stopped = queue.SimpleQueue(), queue.SimpleQueue(), threading.Event()
+    unknown = Counter()  # how often there was no such host; a table has few, and each try takes its time
     for url in missing:
         todo.put(url)
 
@@ -137,7 +141,13 @@ def fetch_all(config, store: ImageStore, missing: dict[str, list[str]]) -> Itera
             except queue.Empty:
                 return
             try:
-                done.put((url, fetch(downloader, store, url, missing[url])))
+                host = urlsplit(url).netloc
+                if unknown[host] < UNKNOWN_HOST:
+                    outcome = fetch(downloader, store, url, missing[url])
+                    unknown[host] += outcome.kind == NO_HOST
+                else:
+                    outcome = Outcome(NO_HOST, f"{NO_HOST}: {host}, as {UNKNOWN_HOST} times before")
+                done.put((url, outcome))
             except BaseException as error:  # a full disk, say: the main thread raises it
                 done.put((url, error))
                 return

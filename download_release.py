@@ -108,7 +108,12 @@ def obtain(downloader: Downloader, file: File, target: Path) -> str:
             bar.total = total
             bar.update(have - bar.n)
 
-        save_resumable(downloader, file.url, partial, show)
+        try:
+            save_resumable(downloader, file.url, partial, show)
+        except DownloadError:
+            if not any(target.parent.iterdir()):
+                target.parent.rmdir()  # an empty one would be taken for the real one
+            raise
     version_path(partial).unlink()
     try:
         contents = file.check(partial, file.url)

@@ -1,7 +1,7 @@
 """Judge recall by looking: an HTML gallery of stage 1's result, each POI with its best images.
 
     python visualize_recall.py
-    python visualize_recall.py --text 普陀山 --output-html 普陀山.html
+    python visualize_recall.py --text 普陀山风景区 --output-html 普陀山.html
 
 Reads a result of align_recall_test_with_mmkg_model.py and the images it names.  Writes a page, and small JPEGs of the
 images shown in the folder `{page}_thumbnails` beside it: for each POI hit or miss and its best images with their

@@ -66,6 +66,8 @@ class AlignTrainer:
                 if self.step % config.save_every == 0 or ends or stops:
                     self.save_last()
                 if stops:
+                    if self.process.rank == 0:
+                        print(f"stopped after step {self.step}, which is in {config.last_path}; --resume goes on")
                     raise KeyboardInterrupt
                 if self.step % config.log_every == 0:
                     total, since = Counter(), time.perf_counter()

@@ -55,6 +55,8 @@ def load_checkpoint(path: str | Path, url: str = RECALL_URL) -> Checkpoint:
 def load_plain_data(path: str | Path, url: str) -> Any:
     """`torch.load` restricted to tensors and plain data.  InputError for everything else."""
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, a weight file is wanted")
     if not path.is_file():
         raise InputError(f"{path}: no such file; run download_release.py, or save {url} there, or name another file")
     with open(path, "rb") as file:
@@ -68,7 +70,8 @@ def load_plain_data(path: str | Path, url: str) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path}: not plain weights: damaged, or it holds code, which is never run; download {url} again"
+            f"{path}: not plain weights: another kind of file, damaged, or it holds code, which is never run; "
+            f"download {url} again"
         ) from error
     except Exception as error:  # whatever a reader of bytes can stumble over
         raise InputError(f"{path}: cut off or damaged; delete it and download {url} again") from error

@@ -76,6 +76,7 @@ class RankingTrainer:
                     self.validate(epoch, validation, figures)
                 self.save(self.last_path, optimizer=self.optimizer.state_dict())
                 if stop.requested:
+                    print(f"stopped after step {self.step}, which is in {self.last_path}; --resume goes on")
                     raise KeyboardInterrupt
         print(f"best validation accuracy {self.best:.4f}, after epoch {self.best_epoch}: {self.best_path}")
 

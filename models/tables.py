@@ -64,7 +64,9 @@ def text_lines(path: str | Path) -> Iterator[str]:
                 except UnicodeDecodeError as error:
                     raise InputError(f"{path}, line {number}: not UTF-8; save the file as UTF-8") from error
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; download_release.py fetches the released ones") from error
+        raise InputError(
+            f"{path}: no such file; download_release.py fetches the released ones, data/README.md describes each"
+        ) from error
 
 
 def csv_rows(path: str | Path, fields: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:

@@ -15,6 +15,10 @@ from .errors import InputError
 MAX_TOKENS = 50
 NEEDED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 SPECIAL = (*NEEDED, "[MASK]")
+NO_BERT = (
+    "no BERT vocabulary, neither a folder with a vocab.txt full of words nor a hub name that can be reached; "
+    "run download_release.py --what bert, or set bert_path"
+)
 
 
 class Tokenize:
@@ -29,7 +33,7 @@ class Tokenize:
         self.tokenizer = word_piece(read_vocabulary(vocabulary)) if vocabulary.is_file() else saved_or_hub(bert_path)
         self.size = self.tokenizer.get_vocab_size()
         if self.size <= len(SPECIAL):  # every text would become [UNK]
-            raise InputError(f"{bert_path}: its vocabulary has no words; run download_release.py --what bert")
+            raise InputError(f"{bert_path}: {NO_BERT}")
         self.tokenizer.enable_truncation(MAX_TOKENS)
         self.tokenizer.enable_padding(pad_id=self.tokenizer.token_to_id("[PAD]"))
 
@@ -54,16 +58,15 @@ def word_piece(vocabulary: dict[str, int]) -> Tokenizer:
 
 def saved_or_hub(bert_path: str) -> Tokenizer:
     """The tokenizer of a folder without vocab.txt, or of a name on the hub."""
+    from huggingface_hub import logging
     from transformers import BertTokenizer
 
+    logging.set_verbosity(logging.CRITICAL)  # its retries; what came of them is said below
     local = Path(bert_path).is_absolute() or Path(bert_path).exists()  # a path is never asked for on the hub
     try:
         return BertTokenizer.from_pretrained(bert_path, do_lower_case=True, local_files_only=local).backend_tokenizer
     except Exception as error:  # the hub client raises many kinds: no network, no such name, no such file
-        raise InputError(
-            f"{bert_path}: neither a folder with BERT's vocab.txt nor a hub name that can be reached; "
-            "run download_release.py --what bert, or set bert_path"
-        ) from error
+        raise InputError(f"{bert_path}: {NO_BERT}") from error
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:

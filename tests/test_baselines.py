@@ -199,7 +199,7 @@ def test_weights_never_run_code(legacy, taiyi, clip, tmp_path):
     evil, path = {"classifier.bias": torch.zeros(12), "x": RunsCode(proof)}, folder / "pytorch_model.bin"
     torch.save(evil, path, _use_new_zipfile_serialization=not legacy)
     for arguments in ([str(folder), None], [str(taiyi), path]):
-        with pytest.raises(InputError, match="not plain weights: damaged, or it holds code, which is never run"):
+        with pytest.raises(InputError, match=r"not plain weights: .*it holds code, which is never run"):
             load_taiyi(*arguments, str(clip))
     assert not proof.exists()
     with pytest.raises(pickle.UnpicklingError):

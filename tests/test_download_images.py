@@ -253,6 +253,21 @@ def test_ctrl_c_keeps_what_is_there_and_waits_for_no_server(server, tmp_path):
     assert failures(tmp_path) == {}
 
 
+def test_a_host_that_is_not_there_is_given_up(tmp_path, monkeypatch):
+    tried = []
+
+    def fetch(downloader, store, url, names):
+        tried.append(url)
+        return download_images.Outcome("no such host", "no such host: gone.invalid")
+
+    monkeypatch.setattr(download_images, "fetch", fetch)
+    table = recall_table(tmp_path, {f"{number}_1": f"http://gone.invalid/{number}" for number in range(40)})
+    assert download(tmp_path, table, "--num-workers", "1") == 1
+    assert len(tried) == download_images.UNKNOWN_HOST < 40
+    reasons = set(failures(tmp_path).values())
+    assert len(failures(tmp_path)) == 40 and all("no such host: gone.invalid" in str(reason) for reason in reasons)
+
+
 def wait_for(condition, seconds: float = 20) -> None:
     end = time.monotonic() + seconds
     while not condition():

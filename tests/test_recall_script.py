@@ -139,7 +139,7 @@ BAD = {
     "holds no image": lambda tmp: {"image_dir": tmp},
     "no such folder for the output": lambda tmp: {"output_csv": tmp / "nowhere" / "out.csv"},
     "device cuda:99": lambda tmp: {"device": "cuda:99"},
-    "its vocabulary has no words": lambda tmp: {"bert_path": tmp},
+    "neither a folder with a vocab.txt full of words": lambda tmp: {"bert_path": tmp},
 }
 
 
