@@ -126,9 +126,8 @@ def own_candidates(items, paths):
 def rule(config) -> str:
     """How images were chosen, in words."""
     least = "" if config.score_threshold is None else f" whose content score is at least {config.score_threshold}"
-    return (
-        f"The {config.recall_k} images of {from_here(config.image_dir)} that fit best{least}, in the order of their click scores."
-    )
+    images = f"The {config.recall_k} images of {from_here(config.image_dir)} that fit best"
+    return f"{images}{least}, in the order of their click scores."
 
 
 def report(selections, names, config) -> None:
