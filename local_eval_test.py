@@ -46,14 +46,15 @@ def evaluate_pairs(config) -> None:
     check_output(config.output_csv)
     left_out = LeftOut(config.output_csv)
     rows, refused = read_pairs(config.dataset_csv)
-    left_out.list(f"rows of {config.dataset_csv} left out", refused)
-    pairs = with_images(rows, files_of(config.image_dir), "is not in the image folder", left_out)
-    if not pairs:
-        raise InputError(f"{config.image_dir}: has both images of none of the pairs; run download_images.py for them")
-
+    there = files_of(config.image_dir)
     model, towers = load_ranking(config.model_path, config.bert_path, config.device)
     poi_files = config.poi_image_vectors, config.poi_name_vectors, config.poi_image_counts
     poi = PoiKnowledge.load(*poi_files, dim=model.config.embed_dim)
+
+    left_out.list(f"rows of {config.dataset_csv} left out", refused)
+    pairs = with_images(rows, there, "is not in the image folder", left_out)
+    if not pairs:
+        raise InputError(f"{config.image_dir}: has both images of none of the pairs; run download_images.py for them")
     names = dict.fromkeys(name for pair in pairs for name in (pair.image_a, pair.image_b))
     paths = [Path(config.image_dir) / name for name in names]
     images = encode_images(towers, paths, config.batch_size, config.num_workers, config.precision)
