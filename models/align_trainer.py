@@ -3,6 +3,7 @@
 import math
 import time
 from collections import Counter
+from contextlib import closing
 
 import torch
 from torch import Tensor, nn
@@ -51,9 +52,10 @@ class AlignTrainer:
     def train(self) -> None:
         """Take all steps that are left.  A stop request finishes a step, writes `last` and then interrupts."""
         config, total, since = self.config, Counter(), time.perf_counter()
-        with stop_request() as stop:
-            steps = range(self.step, config.steps)
-            for batch in batches_ahead(self.batches, steps, config.num_workers, self.process.device):
+        steps = range(self.step, config.steps)
+        ahead = batches_ahead(self.batches, steps, config.num_workers, self.process.device)
+        with stop_request() as stop, closing(ahead):
+            for batch in ahead:
                 total.update(self.take_step(batch, stop.requested) | {"steps": 1})
                 self.step += 1
                 ends = self.step == config.steps

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -59,14 +60,14 @@ class RankingTrainer:
         config, per_epoch = self.config, batches.per_epoch
         steps = range(self.step, config.epochs * per_epoch)
         workers = config.num_workers if config.augment else 0  # without images there is nothing to prepare
-        coming = iter(batches_ahead(batches, steps, workers, self.device))
+        ahead = batches_ahead(batches, steps, workers, self.device)
         tower = self.model.align_model.image_tower() if config.augment else None
-        with stop_request() as stop:
+        with stop_request() as stop, closing(ahead):
             while self.step < steps.stop:
                 epoch, left = self.step // per_epoch + 1, per_epoch - self.step % per_epoch
                 total, since = Counter(), time.perf_counter()
                 bar = {"total": left, "desc": f"epoch {epoch}", "unit": "step", "leave": False}
-                for batch in progress(islice(coming, left), **bar):
+                for batch in progress(islice(ahead, left), **bar):
                     total.update(self.take_step(batch, training, tower))
                     self.step += 1
                     if stop.requested:

@@ -2,7 +2,7 @@
 
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,8 +67,11 @@ def ignore_signals(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def batches_ahead(dataset: Dataset, steps: range, num_workers: int | None, device: torch.device) -> Iterator[Any]:
-    """The batches that `dataset` has for some steps, prepared ahead by other processes (None: as many as are good)."""
+def batches_ahead(dataset: Dataset, steps: range, num_workers: int | None, device: torch.device) -> Generator:
+    """The batches that `dataset` has for some steps, prepared ahead by other processes (None: as many as are good).
+
+    To be closed, which ends the processes, whatever ends the loop.
+    """
     if num_workers is None:
         num_workers = num_cores() if device.type == "cuda" else min(2, num_cores())
     loader = DataLoader(
@@ -85,8 +88,8 @@ def batches_ahead(dataset: Dataset, steps: range, num_workers: int | None, devic
     except InputError as error:  # from another process it comes with its traceback
         raise InputError(str(error).strip().splitlines()[-1].removeprefix("models.errors.InputError: ")) from None
     finally:
-        if num_workers:  # not when it is collected: an exception's frames keep it, and Python would wait for its
-            coming._shutdown_workers()  # processes, which take no signal, for ever
+        if num_workers:  # now, not when it is collected: an exception's frames may keep it, and at its end Python
+            coming._shutdown_workers()  # would wait for ever for these processes, which take no signal
 
 
 def resume(path: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer, run: dict[str, Any]) -> dict[str, Any]:
